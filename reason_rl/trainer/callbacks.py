@@ -1,0 +1,157 @@
+"""Callbacks of a run: metrics as JSONL, checkpoints that are whole or not there, progress lines, warnings in words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from reason_rl.errors import RunError
+from reason_rl.trainer.doctor import advice
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from reason_rl.trainer.grpo import ReasonGRPOTrainer
+
+STATE_FILE = "algorithm_state.json"
+COMPLETE_FILE = "complete.json"
+
+METRIC_NAMES = {
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "entropy": "entropy",
+    "kl": "kl",
+    "clip_ratio/low_mean": "clip_low",
+    "clip_ratio/high_mean": "clip_high",
+    "sampling/importance_sampling_ratio/mean": "importance_ratio_mean",
+    "sampling/sampling_logp_difference/max": "sampling_logp_difference_max",
+}
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints that were written to the end, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / COMPLETE_FILE).is_file()]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def drop_incomplete(folder: Path) -> None:
+    """Remove checkpoints that a killed or failed save left half-written."""
+    for path in folder.glob("checkpoint-*"):
+        if not (path / COMPLETE_FILE).is_file():
+            shutil.rmtree(path)
+
+
+class RunCallback(TrainerCallback):
+    """Writes ``metrics.jsonl``, seals checkpoints with the algorithm's state, and collects the doctor's advice."""
+
+    def __init__(self, metrics_file: Path, resumed_step: int = 0) -> None:
+        self.metrics_file = metrics_file
+        self.trainer: ReasonGRPOTrainer | None = None
+        self.history: list[dict[str, Any]] = []
+        self.warned: set[str] = set()
+        self.started = time.monotonic()
+        if metrics_file.exists():
+            rows = [json.loads(line) for line in metrics_file.read_text().splitlines()]
+            self.history = [row for row in rows if row["step"] <= resumed_step]
+        self.seconds_before = self.history[-1]["seconds"] if self.history else 0.0
+        metrics_file.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Append one row a logging step."""
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        row: dict[str, Any] = {"step": state.global_step, "seconds": self._seconds()}
+        row |= {key.removeprefix("reason/"): value for key, value in logs.items() if key.startswith("reason/")}
+        row |= {ours: logs[theirs] for theirs, ours in METRIC_NAMES.items() if theirs in logs}
+        self.history.append(row)
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for line in advice(self.history):
+            if line not in self.warned:
+                self.warned.add(line)
+                print(f"warning: step {state.global_step}: {line}", flush=True)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Add the algorithm's state and, last of all, the marker that makes the checkpoint count."""
+        trainer = self.trainer
+        if trainer is None or not state.is_world_process_zero:
+            return
+        bad = [name for name, p in trainer.model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
+        if bad:
+            raise RunError(f"weights are not finite at step {state.global_step} ({bad[0]}); the checkpoint before is good")
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        saved = {"refill_position": trainer.refill.position, **trainer.algorithm_state}
+        (folder / STATE_FILE).write_text(json.dumps(saved))
+        marker = folder / (COMPLETE_FILE + ".part")
+        marker.write_text(json.dumps({"step": state.global_step}))
+        marker.rename(folder / COMPLETE_FILE)
+
+    def _seconds(self) -> float:
+        return round(self.seconds_before + time.monotonic() - self.started, 2)
+
+
+def restore_algorithm_state(trainer: ReasonGRPOTrainer, checkpoint: Path) -> None:
+    """Load what ``RunCallback.on_save`` wrote."""
+    saved = json.loads((checkpoint / STATE_FILE).read_text())
+    trainer.refill.position = saved.pop("refill_position")
+    trainer.algorithm_state = saved
+
+
+class ProgressCallback(TrainerCallback):
+    """One live line for rollouts and one for optimizer steps, on the main process of a terminal."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.rollouts = progress.add_task("rollouts", total=None, detail="")
+        self.steps = progress.add_task("steps", total=None, detail="")
+        self.shown: dict[str, float] = {}
+
+    def on_rollout(self, done: int, total: int) -> None:
+        """Move the rollout line; handed to the backend."""
+        self.progress.update(self.rollouts, completed=done, total=total)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Show the length of the run."""
+        self.progress.update(self.steps, total=state.max_steps, completed=state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move the step line."""
+        self.progress.update(self.steps, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show reward, accuracy, tokens, share cut and kept groups."""
+        logs = logs or {}
+        if "reason/accuracy" in logs:
+            detail = (
+                f"reward {logs['reason/reward']:.2f}  accuracy {logs['reason/accuracy']:.0%}  "
+                f"tokens {logs['reason/completion_tokens']:.0f}  cut {logs['reason/share_cut']:.0%}  "
+                f"kept {logs['reason/groups_kept']:.0f}/{logs['reason/groups_drawn']:.0f}"
+            )
+            self.progress.update(self.steps, detail=detail)

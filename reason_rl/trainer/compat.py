@@ -1,0 +1,27 @@
+"""The methods of TRL that we wrap, with the signatures we rely on; anything else stops at start-up with one line."""
+
+from __future__ import annotations
+
+import inspect
+
+from trl import GRPOTrainer
+
+from reason_rl.errors import RunError
+
+WRAPPED = {
+    "_calculate_rewards": ("self", "inputs", "prompts", "completions", "completion_ids_list"),
+    "_generate_and_score_completions": ("self", "inputs"),
+    "compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
+    "training_step": ("self", "model", "inputs", "num_items_in_batch"),
+    "_get_train_sampler": ("self", "dataset"),
+    "log": ("self", "logs", "start_time"),
+}
+
+
+def check_trl() -> None:
+    """Raise RunError when a wrapped method of the installed TRL has another signature than the one recorded."""
+    for name, expected in WRAPPED.items():
+        method = getattr(GRPOTrainer, name, None)
+        found = tuple(inspect.signature(method).parameters) if method else None
+        if found != expected:
+            raise RunError(f"this TRL has GRPOTrainer.{name}{found}, reason_rl was written for {expected}; install trl 1.16")

@@ -1,0 +1,88 @@
+"""Turns sampled rows into a graded RolloutBatch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from reason_rl.answer.extract import extract_boxed
+from reason_rl.answer.verify import Verifier
+from reason_rl.rollout.backend import Sample
+from reason_rl.rollout.batch import RolloutBatch
+from reason_rl.trainer.backend import RowPlan
+
+OWN_COLUMNS = frozenset({"prompt", "problem_id"})
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in the run a round of rollouts is: optimizer step, progress in [0, 1], version of the policy."""
+
+    step: int
+    progress: float
+    policy_version: int
+
+
+@dataclass(frozen=True)
+class Grader:
+    """Decodes, splits at the end-of-think token, extracts and verifies; ``end_think_id`` None = no thinking part."""
+
+    tokenizer: PreTrainedTokenizerBase
+    verifier: Verifier
+    end_think_id: int | None
+
+    def think_length(self, completion_ids: Sequence[int]) -> int:
+        """Return the think tokens: up to and including the first end-of-think token, or all when it never came."""
+        if self.end_think_id is not None and self.end_think_id in completion_ids:
+            return list(completion_ids).index(self.end_think_id) + 1
+        return len(completion_ids)
+
+    def answer_text(self, completion_ids: Sequence[int]) -> str | None:
+        """Return the text after thinking; None when the model should close its thinking and did not."""
+        if self.end_think_id is None:
+            return self.tokenizer.decode(completion_ids, skip_special_tokens=True)
+        if self.end_think_id not in completion_ids:
+            return None
+        after = list(completion_ids)[self.think_length(completion_ids) :]
+        return self.tokenizer.decode(after, skip_special_tokens=True)
+
+    def extracted(self, completion_ids: Sequence[int]) -> str | None:
+        """Return the boxed answer given after thinking."""
+        text = self.answer_text(completion_ids)
+        return None if text is None else extract_boxed(text)
+
+    def grade(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        prompt_ids: Sequence[Sequence[int]],
+        samples: Sequence[Sample],
+        plan: RowPlan,
+        moment: Moment,
+        group_size: int,
+    ) -> RolloutBatch:
+        """Build the batch of one round; rows without an answer stay unscored (nan)."""
+        completions = [sample.token_ids for sample in samples]
+        answers = [row.get("answer") for row in rows]
+        verdicts = self.verifier.verify([self.extracted(ids) for ids in completions], [a or "" for a in answers])
+        correct = [float("nan") if a is None else float(v) for a, v in zip(answers, verdicts, strict=True)]
+        return RolloutBatch(
+            group_size=group_size,
+            problem_id=tuple(row["problem_id"] for row in rows),
+            prompt_ids=tuple(tuple(ids) for ids in prompt_ids),
+            completion_ids=tuple(tuple(ids) for ids in completions),
+            text=tuple(self.tokenizer.batch_decode([list(ids) for ids in completions])),
+            length=torch.tensor([len(ids) for ids in completions]),
+            think_length=torch.tensor([self.think_length(ids) for ids in completions]),
+            finish_reason=tuple(sample.finish_reason for sample in samples),
+            budget=torch.tensor(plan.budgets),
+            correct=torch.tensor(correct),
+            sampling_logps=tuple(tuple(sample.logps) for sample in samples),
+            columns={key: tuple(row[key] for row in rows) for key in rows[0] if key not in OWN_COLUMNS},
+            step=moment.step,
+            progress=moment.progress,
+            policy_version=moment.policy_version,
+        )

@@ -1,0 +1,61 @@
+"""Pure functions on the dictionaries that TRL's generation step returns: take rows, join rounds, fill up."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LEFT_PADDED = frozenset({"prompt_ids", "prompt_mask"})
+TRAINED = "tool_mask"  # TRL's name for "1 = token of the policy that enters the loss"
+
+Output = dict[str, Tensor]
+
+
+def rows_of_groups(kept: Tensor, group_size: int) -> Tensor:
+    """Return the row indices of the groups marked in ``kept`` (bool [groups]).
+
+    >>> rows_of_groups(torch.tensor([True, False, True]), 2).tolist()
+    [0, 1, 4, 5]
+    """
+    return kept.repeat_interleave(group_size).nonzero().flatten()
+
+
+def take_rows(output: Output, rows: Tensor) -> Output:
+    """Return the given rows of every per-row tensor; 0-dim tensors are left as they are."""
+    return {key: value if value.ndim == 0 else value[rows.to(value.device)] for key, value in output.items()}
+
+
+def _pad_to(value: Tensor, width: int, key: str, pad_token_id: int) -> Tensor:
+    missing = width - value.shape[1]
+    if missing == 0:
+        return value
+    filler = pad_token_id if key.endswith("_ids") else 0
+    sides = (missing, 0) if key in LEFT_PADDED else (0, missing)
+    return torch.nn.functional.pad(value, sides, value=filler)
+
+
+def join(outputs: list[Output], pad_token_id: int) -> Output:
+    """Concatenate the outputs of several rounds, prompts padded left and completions right to a common width.
+
+    Sequence-level importance ratios have one column and are not padded. 0-dim tensors keep the first round's value.
+    """
+    joined = {}
+    for key, first in outputs[0].items():
+        values = [output[key] for output in outputs]
+        if first.ndim == 2:
+            width = max(value.shape[1] for value in values)
+            values = [_pad_to(value, width, key, pad_token_id) for value in values]
+        joined[key] = first if first.ndim == 0 else torch.cat(values)
+    return joined
+
+
+def exclude_from_loss(output: Output, excluded: Tensor) -> Output:
+    """Return the output with the marked rows (bool [rows]) taken out of the loss, but left in attention."""
+    trained = output.get(TRAINED, torch.ones_like(output["completion_mask"]))
+    return {**output, TRAINED: trained * (~excluded).to(trained)[:, None]}
+
+
+def trained_tokens(output: Output) -> Tensor:
+    """Return the number of completion tokens of these rows that enter the loss."""
+    mask = output["completion_mask"]
+    return (mask * output[TRAINED] if TRAINED in output else mask).sum()

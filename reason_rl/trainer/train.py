@@ -1,0 +1,148 @@
+"""Runs the ``train`` task of a recipe: everything from problems to the saved model."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reason_rl.answer.verify import make_verifier
+from reason_rl.errors import RunError
+from reason_rl.models import end_think_id, load_model, load_tokenizer
+from reason_rl.problem.prompt import check_context, render_prompts, to_dataset
+from reason_rl.problem.sources import load_problems
+from reason_rl.rollout.hf import HFBackend
+from reason_rl.trainer.callbacks import (
+    ProgressCallback,
+    RunCallback,
+    complete_checkpoints,
+    drop_incomplete,
+    restore_algorithm_state,
+)
+from reason_rl.trainer.config import composition, grpo_config, lora_config, sampling_options
+from reason_rl.trainer.grading import Grader
+from reason_rl.trainer.grpo import ReasonGRPOTrainer
+
+if TYPE_CHECKING:
+    from reason_rl.recipe.schema import Recipe
+    from reason_rl.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where the trained model is and how long training took."""
+
+    model: Path
+    steps: int
+    seconds: float
+
+
+def train(recipe: Recipe, run: RunFolder, *, resume: bool = False) -> TrainResult:
+    """Train the recipe's model and save it to ``run.model``.
+
+    Raises RecipeError for inputs that cannot be used, before training; RunError when training has to stop.
+    """
+    checkpoints = run.checkpoints
+    checkpoint = _resume_point(checkpoints, resume)
+    with make_verifier(recipe.answer.verify, recipe.answer.timeout_seconds) as verifier:
+        trainer, callback = _build(recipe, run, verifier, _step_of(checkpoint))
+        if checkpoint is not None:
+            restore_algorithm_state(trainer, checkpoint)
+        with _live_lines(trainer), _disk_errors(checkpoints):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.save_model(str(run.model))
+    if trainer.accelerator.is_main_process:
+        trainer.processing_class.save_pretrained(run.model)
+    trainer.accelerator.wait_for_everyone()
+    seconds = callback.history[-1]["seconds"] if callback.history else 0.0
+    return TrainResult(run.model, trainer.state.global_step, seconds)
+
+
+def _build(recipe: Recipe, run: RunFolder, verifier: Any, resumed_step: int) -> tuple[ReasonGRPOTrainer, RunCallback]:
+    """Load problems and model, check what can be checked, and put the trainer together."""
+    tokenizer = load_tokenizer(recipe.model)
+    think_id = end_think_id(tokenizer, recipe.model.end_think_token) if recipe.model.end_think_token else None
+    problems = load_problems(recipe.data)
+    method = composition(recipe, recipe.reward_file())
+    prompts = render_prompts(problems, tokenizer, recipe.prompt)
+    model = load_model(recipe.model, for_training=True)
+    check_context(problems, prompts, method.budget.largest(), model.config.max_position_embeddings)
+    args = grpo_config(recipe, run.checkpoints, method.budget.largest())
+    callback = RunCallback(run.metrics, resumed_step)
+    backend = HFBackend(
+        model,
+        eos_token_ids=_eos_ids(model, tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        max_batch_rows=recipe.rollout.max_batch_rows,
+        context_tokens=model.config.max_position_embeddings,
+    )
+    trainer = ReasonGRPOTrainer(
+        model=model,
+        args=args,
+        train_dataset=to_dataset(problems, recipe.prompt),
+        processing_class=tokenizer,
+        peft_config=lora_config(recipe),
+        callbacks=[callback],
+        composition=method,
+        grader=Grader(tokenizer, verifier, think_id),
+        backend=backend,
+        sampling=sampling_options(recipe),
+    )
+    backend.model = trainer.accelerator.unwrap_model(trainer.model)
+    callback.trainer = trainer
+    return trainer, callback
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Return every id that ends a completion, from the generation config and the tokenizer."""
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return sorted({i for i in (*ids, tokenizer.eos_token_id) if i is not None})
+
+
+def _resume_point(checkpoints: Path, resume: bool) -> Path | None:
+    """Return the newest whole checkpoint when resuming, after clearing away half-written ones."""
+    if not resume:
+        return None
+    drop_incomplete(checkpoints)
+    whole = complete_checkpoints(checkpoints)
+    return whole[-1] if whole else None
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    return int(checkpoint.name.split("-")[1]) if checkpoint else 0
+
+
+@contextlib.contextmanager
+def _live_lines(trainer: ReasonGRPOTrainer) -> Iterator[None]:
+    """Show a line for rollouts and one for steps while the block runs, on the main process of a terminal."""
+    if not (trainer.accelerator.is_main_process and sys.stdout.isatty()):
+        yield
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[detail]}"), transient=True) as progress:
+        callback = ProgressCallback(progress)
+        trainer.add_callback(callback)
+        trainer.vllm_generation.on_progress = callback.on_rollout
+        yield
+
+
+@contextlib.contextmanager
+def _disk_errors(checkpoints: Path) -> Iterator[None]:
+    """Turn a full or failing disk into one clear line that names the checkpoint that is still good."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        number = getattr(error, "errno", None)
+        full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space left" in str(error)
+        if not full and not isinstance(error, OSError):
+            raise
+        whole = complete_checkpoints(checkpoints)
+        good = f"{whole[-1]} is good; free space and use --resume" if whole else "no checkpoint was written before"
+        raise RunError(f"writing to {checkpoints} failed ({error}); {good}") from error

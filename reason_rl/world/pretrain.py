@@ -1,0 +1,159 @@
+"""Pretrain the tiny reasoner from scratch on worked traces: a plain supervised loop with Muon and AdamW."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from reason_rl.world.dataset import in_split
+from reason_rl.world.families import FAMILIES, LEVELS, make_problem
+from reason_rl.world.tokenizer import EOS, build_tokenizer
+from reason_rl.world.traces import completion_words
+
+IGNORED_LABEL = -100
+POOL_TRACES = 8192
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Size of the tiny reasoner and of its pretraining; every value is our choice."""
+
+    hidden_size: int = 160
+    layers: int = 4
+    heads: int = 5
+    intermediate_size: int = 448
+    context_tokens: int = 512
+    max_completion_tokens: int = 320
+    traces: int = 600_000
+    tokens_per_batch: int = 12_288
+    muon_learning_rate: float = 0.015
+    adam_learning_rate: float = 3e-3
+    warmup_share: float = 0.02
+    decay_share: float = 0.3
+    curriculum_share: float = 0.25
+    weight_decay: float = 0.01
+    bf16: bool = True
+    compile: bool = True
+    seed: int = 0
+
+
+def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Return a randomly initialised Llama of the configured size, embeddings tied.
+
+    Attention is written out ("eager") because it compiles to faster CPU code than the fused kernel's backward pass.
+    """
+    torch.manual_seed(config.seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            attn_implementation="eager",
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            intermediate_size=config.intermediate_size,
+            max_position_embeddings=config.context_tokens,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def traces(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[list[int], int]]:
+    """Yield (token ids, prompt length) over train problems only, families alike often.
+
+    Levels are alike often too, after a curriculum that lets in one harder level after the other.
+    """
+    rng = random.Random(config.seed)
+    vocabulary = tokenizer.get_vocab()
+    seen = 0
+    while seen < config.traces:
+        open_levels = 1 + int(len(LEVELS) * seen / (config.curriculum_share * config.traces))
+        problem = make_problem(rng, rng.choice(FAMILIES), rng.choice(LEVELS[:open_levels]))
+        if not in_split(problem.question, "train"):
+            continue
+        chat = [{"role": "user", "content": problem.question}]
+        prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False).split()
+        completion = [*completion_words(rng, problem, config.max_completion_tokens), EOS]
+        seen += 1
+        yield [vocabulary[word] for word in (*prompt, *completion)], len(prompt)
+
+
+def batches(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield padded batches of about ``tokens_per_batch`` tokens, traces of like length together."""
+    source, rng = traces(config, tokenizer), random.Random(config.seed + 1)
+    while pool := sorted(islice(source, POOL_TRACES), key=lambda trace: len(trace[0])):
+        groups: list[list[tuple[list[int], int]]] = [[]]
+        for trace in pool:
+            if (len(groups[-1]) + 1) * len(trace[0]) > config.tokens_per_batch:
+                groups.append([])
+            groups[-1].append(trace)
+        rng.shuffle(groups)
+        for group in groups:
+            width = -(-max(len(ids) for ids, _ in group) // 16) * 16
+            ids = torch.full((len(group), width), tokenizer.pad_token_id)
+            labels = torch.full((len(group), width), IGNORED_LABEL)
+            for row, (tokens, prompt) in enumerate(group):
+                ids[row, : len(tokens)] = torch.tensor(tokens)
+                labels[row, prompt : len(tokens)] = torch.tensor(tokens[prompt:])
+            yield {"input_ids": ids, "labels": labels}
+
+
+def schedule(share: float, config: PretrainConfig) -> float:
+    """Return the learning-rate factor at a share of the run: linear warm-up, constant, linear decay to zero."""
+    return min(1.0, share / config.warmup_share, (1.0 - share) / config.decay_share)
+
+
+def optimizers(model: LlamaForCausalLM, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for embeddings and norms."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    muon = torch.optim.Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay)
+    adam = torch.optim.AdamW(others, lr=config.adam_learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    return [muon, adam]
+
+
+def pretrain(config: PretrainConfig, output: Path, log_every: int = 50, save_every: int = 500) -> None:
+    """Train from scratch and write model, tokenizer and a JSONL log to ``output``."""
+    tokenizer = build_tokenizer()
+    model = build_model(config, tokenizer)
+    steppers = optimizers(model, config)
+    forward = torch.compile(model, dynamic=True) if config.compile else model
+    base_rates = [stepper.param_groups[0]["lr"] for stepper in steppers]
+    output.mkdir(parents=True, exist_ok=True)
+    seen = tokens = 0
+    start = time.monotonic()
+    with (output / "pretrain_log.jsonl").open("w") as log:
+        for step, batch in enumerate(batches(config, tokenizer)):
+            factor = schedule(seen / config.traces, config)
+            for stepper, rate in zip(steppers, base_rates, strict=True):
+                stepper.param_groups[0]["lr"] = rate * factor
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+                loss = forward(input_ids=batch["input_ids"], labels=batch["labels"], use_cache=False).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for stepper in steppers:
+                stepper.step()
+                stepper.zero_grad()
+            seen += len(batch["input_ids"])
+            tokens += batch["input_ids"].numel()
+            if step % log_every == 0:
+                row = {"step": step, "traces": seen, "tokens": tokens, "loss": round(loss.item(), 4)}
+                row["seconds"] = round(time.monotonic() - start, 1)
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+            if step % save_every == save_every - 1:
+                model.save_pretrained(output)
+                tokenizer.save_pretrained(output)
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
