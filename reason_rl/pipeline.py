@@ -44,7 +44,7 @@ def pretrain(recipe: Recipe, folder: RunFolder, say: Callable[[str], None]) -> d
     from reason_rl.world.pretrain import PretrainConfig
     from reason_rl.world.pretrain import pretrain as pretrain_reasoner
 
-    config = PretrainConfig(seed=recipe.seed, **recipe.pretrain.model_dump())
+    config = PretrainConfig(seed=recipe.seed, **recipe.pretrain)
     say(f"pretraining on {config.traces:,} worked traces")
     pretrain_reasoner(config, folder.model)
     folder.finish()

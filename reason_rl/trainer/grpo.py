@@ -16,12 +16,12 @@ from reason_rl.algorithm.kl import k2
 from reason_rl.errors import RunError
 from reason_rl.rollout.backend import Backend, SamplingOptions
 from reason_rl.rollout.batch import RolloutBatch
-from reason_rl.trainer.backend import BackendSeam, RowPlan
+from reason_rl.rollout.grading import Grader, Moment
 from reason_rl.trainer.compat import check_trl
 from reason_rl.trainer.composition import Composition
-from reason_rl.trainer.grading import Grader, Moment
 from reason_rl.trainer.rounds import Output, exclude_from_loss, join, rows_of_groups, take_rows, trained_tokens
 from reason_rl.trainer.sampler import GroupSampler, RefillStream
+from reason_rl.trainer.seam import BackendSeam, RowPlan
 from reason_rl.trainer.statistics import round_statistics
 
 
@@ -83,7 +83,7 @@ class ReasonGRPOTrainer(GRPOTrainer):
         seam = self.vllm_generation
         prompt_ids = [self._prompt_tokens(row) for row in self._rows]
         moment = Moment(self.state.global_step, self._progress(), seam.version)
-        batch = self.grader.grade(self._rows, prompt_ids, seam.samples, seam.plan, moment, self.num_generations)
+        batch = self.grader.grade(self._rows, prompt_ids, seam.samples, seam.plan.budgets, moment, self.num_generations)
         rewards = self.composition.reward(batch).to(torch.float32)
         self._graded = (batch, rewards)
         return [None if math.isnan(value) else value for value in rewards.tolist()]

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from reason_rl.answer.verify import make_verifier
 from reason_rl.errors import RunError
-from reason_rl.models import end_think_id, load_model, load_tokenizer
+from reason_rl.models import context_tokens, end_think_id, eos_ids, load_model, load_tokenizer
 from reason_rl.problem.prompt import check_context, render_prompts, to_dataset
 from reason_rl.problem.sources import load_problems
+from reason_rl.rollout.grading import Grader
 from reason_rl.rollout.hf import HFBackend
 from reason_rl.trainer.callbacks import (
     ProgressCallback,
@@ -24,7 +25,6 @@ from reason_rl.trainer.callbacks import (
     restore_algorithm_state,
 )
 from reason_rl.trainer.config import composition, grpo_config, lora_config, sampling_options
-from reason_rl.trainer.grading import Grader
 from reason_rl.trainer.grpo import ReasonGRPOTrainer
 
 if TYPE_CHECKING:
@@ -65,20 +65,20 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool = False) -> TrainResul
 def _build(recipe: Recipe, run: RunFolder, verifier: Any, resumed_step: int) -> tuple[ReasonGRPOTrainer, RunCallback]:
     """Load problems and model, check what can be checked, and put the trainer together."""
     tokenizer = load_tokenizer(recipe.model)
-    think_id = end_think_id(tokenizer, recipe.model.end_think_token) if recipe.model.end_think_token else None
+    think_id = end_think_id(tokenizer, recipe.model.end_think_token)
     problems = load_problems(recipe.data)
     method = composition(recipe, recipe.reward_file())
     prompts = render_prompts(problems, tokenizer, recipe.prompt)
-    model = load_model(recipe.model, for_training=True)
-    check_context(problems, prompts, method.budget.largest(), model.config.max_position_embeddings)
+    model = load_model(recipe.model)
+    check_context(problems, prompts, method.budget.largest(), context_tokens(model))
     args = grpo_config(recipe, run.checkpoints, method.budget.largest())
     callback = RunCallback(run.metrics, resumed_step)
     backend = HFBackend(
         model,
-        eos_token_ids=_eos_ids(model, tokenizer),
+        eos_token_ids=eos_ids(model, tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         max_batch_rows=recipe.rollout.max_batch_rows,
-        context_tokens=model.config.max_position_embeddings,
+        context_tokens=context_tokens(model),
     )
     trainer = ReasonGRPOTrainer(
         model=model,
@@ -95,13 +95,6 @@ def _build(recipe: Recipe, run: RunFolder, verifier: Any, resumed_step: int) -> 
     backend.model = trainer.accelerator.unwrap_model(trainer.model)
     callback.trainer = trainer
     return trainer, callback
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Return every id that ends a completion, from the generation config and the tokenizer."""
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return sorted({i for i in (*ids, tokenizer.eos_token_id) if i is not None})
 
 
 def _resume_point(checkpoints: Path, resume: bool) -> Path | None:

@@ -13,7 +13,6 @@ from reason_rl.answer.extract import extract_boxed
 from reason_rl.answer.verify import Verifier
 from reason_rl.rollout.backend import Sample
 from reason_rl.rollout.batch import RolloutBatch
-from reason_rl.trainer.backend import RowPlan
 
 OWN_COLUMNS = frozenset({"prompt", "problem_id"})
 
@@ -60,7 +59,7 @@ class Grader:
         rows: Sequence[Mapping[str, Any]],
         prompt_ids: Sequence[Sequence[int]],
         samples: Sequence[Sample],
-        plan: RowPlan,
+        budgets: Sequence[int],
         moment: Moment,
         group_size: int,
     ) -> RolloutBatch:
@@ -78,7 +77,7 @@ class Grader:
             length=torch.tensor([len(ids) for ids in completions]),
             think_length=torch.tensor([self.think_length(ids) for ids in completions]),
             finish_reason=tuple(sample.finish_reason for sample in samples),
-            budget=torch.tensor(plan.budgets),
+            budget=torch.tensor(list(budgets)),
             correct=torch.tensor(correct),
             sampling_logps=tuple(tuple(sample.logps) for sample in samples),
             columns={key: tuple(row[key] for row in rows) for key in rows[0] if key not in OWN_COLUMNS},

@@ -1,0 +1,1 @@
+"""Pure functions of a rollout batch and explicit state: rewards, budgets, filters, advantages."""

@@ -1,0 +1,1 @@
+"""Answers: extraction from a completion, and verification against the gold answer."""

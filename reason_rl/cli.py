@@ -1,0 +1,272 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reason_rl.errors import ReasonRLError, RecipeError
+
+app = typer.Typer(
+    help="Reinforcement-learning fine-tuning for efficient reasoning: the same answers, far fewer tokens.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+recipes_app = typer.Typer(help="List and copy the recipes that ship.", no_args_is_help=True)
+bench_app = typer.Typer(help="Comparisons measured in one run.", no_args_is_help=True)
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(bench_app, name="bench")
+
+RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (see recipes ls).")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, or ~key.path to delete.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")]
+
+
+def emit(value: Any, as_json: bool, text: Any = None) -> None:
+    """Print a result: JSON when asked for, else the text (a string or a rich table)."""
+    if as_json:
+        print(json.dumps(value, indent=2, default=str))
+    elif isinstance(text, str):
+        print(text)
+    else:
+        from rich.console import Console
+
+        Console().print(value if text is None else text)
+
+
+def say(line: str) -> None:
+    """Tell what is being done, on the error stream, so that results stay alone on the output."""
+    print(f"reason-rl: {line}", file=sys.stderr, flush=True)
+
+
+def load(name: str, overrides: list[str] | None) -> Any:
+    """Load and check a recipe."""
+    from reason_rl.recipe.load import load_recipe
+
+    return load_recipe(name, overrides or [])
+
+
+def open_run(loaded: Any, resume: bool) -> Any:
+    """Return the run folder of a recipe, prepared, or None when that run is finished."""
+    from reason_rl.run_folder import RunFolder
+
+    folder = RunFolder(Path(loaded.recipe.output))
+    if folder.finished:
+        say(f"{folder.path} is finished; nothing to do (name another output= to run again)")
+        return None
+    folder.prepare(loaded.resolved(), resume=resume)
+    return folder
+
+
+@app.command()
+def run(recipe: RecipeName, overrides: Overrides = None, resume: Resume = False, as_json: AsJson = False) -> None:
+    """Evaluate the start, train, evaluate again, report."""
+    from reason_rl.report.tables import level_table, summary_table
+    from reason_rl.run_folder import RunFolder
+
+    loaded = load(recipe, overrides)
+    folder = open_run(loaded, resume)
+    if folder is None:
+        done = RunFolder(Path(loaded.recipe.output))
+        summary = json.loads(done.summary.read_text()) if done.summary.is_file() else {"finished": True}
+    else:
+        from reason_rl.pipeline import run as run_recipe
+
+        summary = run_recipe(loaded.recipe, folder, resume=resume, say=say)
+    if as_json or "metrics" not in summary:
+        emit(summary, True)
+        return
+    emit(summary, False, summary_table(summary))
+    emit(summary, False, level_table(summary))
+    say(f"report: {Path(loaded.recipe.output) / 'report.html'}")
+
+
+@app.command()
+def train(recipe: RecipeName, overrides: Overrides = None, resume: Resume = False, as_json: AsJson = False) -> None:
+    """Train only; works under accelerate launch -m reason_rl.cli train RECIPE."""
+    import os
+
+    loaded = load(recipe, overrides)
+    if int(os.environ.get("RANK", "0")) == 0:
+        folder = open_run(loaded, resume)
+    else:
+        from reason_rl.run_folder import RunFolder
+
+        folder = RunFolder(Path(loaded.recipe.output))
+    if folder is None:
+        return
+    from reason_rl.trainer.train import train as train_recipe
+
+    result = train_recipe(loaded.recipe, folder, resume=resume)
+    if int(os.environ.get("RANK", "0")) == 0:
+        value = {"model": str(result.model), "steps": result.steps, "seconds": result.seconds}
+        emit(value, as_json, f"trained {result.steps} steps in {result.seconds:.0f} s: {result.model}")
+
+
+@app.command("eval")
+def evaluate(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    model: Annotated[Path | None, typer.Option(help="A trained model or adapter; default: the recipe's model.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the rows go.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a model on the recipe's eval problems."""
+    loaded = load(recipe, overrides)
+    if loaded.recipe.eval is None:
+        raise RecipeError(f"{loaded.path}: eval: is missing")
+    from reason_rl.evaluate.metrics import summarise
+    from reason_rl.evaluate.run import evaluate as evaluate_recipe
+
+    target = out or Path(loaded.recipe.output) / "eval" / f"{model.name if model else 'start'}.jsonl"
+    summary = summarise(evaluate_recipe(loaded.recipe, model, target))
+    text = f"accuracy {summary['accuracy']:.1%}, {summary['completion_tokens']:.1f} completion tokens: {target}"
+    emit({"rows": str(target), **summary}, as_json, text)
+
+
+@app.command()
+def compare(before: Path, after: Path, as_json: AsJson = False) -> None:
+    """Compare two evaluations (JSONL) of the same problems, paired, with 95 % intervals."""
+    from reason_rl.evaluate.records import read_rows
+    from reason_rl.evaluate.statistics import paired_summary
+    from reason_rl.report.tables import summary_table
+
+    summary = paired_summary(read_rows(before), read_rows(after))
+    emit(summary, as_json, None if as_json else summary_table(summary))
+
+
+@app.command()
+def report(folder: Path, as_json: AsJson = False) -> None:
+    """Write report.html of a run folder."""
+    from reason_rl.report.page import write_page
+
+    page = write_page(folder)
+    emit({"report": str(page)}, as_json, str(page))
+
+
+@app.command()
+def export(folder: Path, output: Path, as_json: AsJson = False) -> None:
+    """Merge an adapter into plain weights that AutoModelForCausalLM loads."""
+    from reason_rl.export import export as export_model
+
+    emit({"model": str(export_model(folder, output))}, as_json, f"{output}")
+
+
+@app.command()
+def validate(recipe: RecipeName, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a recipe without running it."""
+    loaded = load(recipe, overrides)
+    emit({"valid": True, "recipe": str(loaded.path)}, as_json, f"{loaded.path}: valid")
+
+
+@app.command()
+def show(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    origin: Annotated[bool, typer.Option("--origin", help="Say where each value was set.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the recipe with extends, overrides and defaults resolved."""
+    loaded = load(recipe, overrides)
+    origins = {".".join(key): place for key, place in loaded.document.origins.items()}
+    if as_json:
+        emit({"recipe": loaded.recipe.model_dump(mode="json"), "origins": origins}, True)
+    elif origin:
+        emit(None, False, "\n".join(f"{key}: {place}" for key, place in sorted(origins.items())))
+    else:
+        emit(None, False, loaded.resolved().rstrip())
+
+
+@app.command()
+def plan(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    processes: Annotated[int, typer.Option(help="Processes of accelerate launch.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Print rows, updates, tokens and memory, without loading weights."""
+    from reason_rl.recipe.plan import plan as make_plan
+    from reason_rl.recipe.plan import read_config
+    from reason_rl.world import reasoner_path
+
+    loaded = load(recipe, overrides)
+    path = loaded.recipe.model.path
+    config = read_config(str(reasoner_path()) if path == "tiny-reasoner" else path)
+    figures = make_plan(loaded.recipe, config, processes)
+    text = "\n".join(f"{name.replace('_', ' ')}: {'unknown' if v is None else v}" for name, v in figures.items())
+    emit(figures, as_json, text)
+
+
+@app.command()
+def schema(as_json: AsJson = True) -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from reason_rl.recipe.schema import Recipe
+
+    value = Recipe.model_json_schema()
+    value["properties"]["extends"] = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    # Required keys may come from the file that is extended.
+    value.pop("required", None)
+    emit(value, True)
+
+
+@recipes_app.command("ls")
+def recipes_ls(as_json: AsJson = False) -> None:
+    """List the shipped recipes."""
+    from reason_rl.content import shipped_recipes
+
+    listed = {}
+    for name, path in shipped_recipes().items():
+        comments = [line[2:].strip() for line in path.read_text().splitlines() if line.startswith("# ")]
+        listed[name] = next((line for line in comments if not line.startswith("yaml-language-server")), "")
+    emit(listed, as_json, "\n".join(f"{name:<24} {text}" for name, text in listed.items()))
+
+
+@recipes_app.command("cp")
+def recipes_cp(name: str, target: Path, as_json: AsJson = False) -> None:
+    """Copy a shipped recipe (or a file of rewards/) to edit it."""
+    from reason_rl.content import find_content, shipped_recipes
+
+    source = shipped_recipes().get(name) or find_content(name)
+    goal = target / source.name if target.is_dir() else target
+    if goal.exists():
+        raise RecipeError(f"{goal} exists; name another target")
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, goal)
+    emit({"copied": str(goal)}, as_json, str(goal))
+
+
+@bench_app.command("stock")
+def bench_stock(
+    out: Annotated[Path, typer.Option(help="Results, one JSON line a run; runs found there are not repeated.")],
+    seeds: Annotated[int, typer.Option(help="Training seeds.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Stock trl.GRPOTrainer against our DLER: same model, data and number of rollouts."""
+    from reason_rl.bench import stock_comparison
+
+    table = stock_comparison(out, seeds, say)
+    emit(table, as_json, json.dumps(table, indent=2))
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one clear line, exit code 2 for a bad recipe, else 1."""
+    try:
+        app()
+    except ReasonRLError as error:
+        lines = str(error).splitlines()
+        if "--json" in sys.argv:
+            print(json.dumps({"error": lines}))
+        for line in lines:
+            print(f"error: {line}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, RecipeError) else 1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Evaluation: sample, grade, and say what the difference is with an interval."""

@@ -1,0 +1,114 @@
+"""Evaluate a model: sample each problem several times with fixed seeds, grade, and write the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reason_rl.answer.verify import make_verifier
+from reason_rl.evaluate.records import EvalRow, write_rows
+from reason_rl.models import context_tokens, end_think_id, eos_ids, load_model, load_tokenizer
+from reason_rl.problem.prompt import check_context, render_prompts
+from reason_rl.problem.record import Problem
+from reason_rl.problem.sources import load_problems
+from reason_rl.rollout.backend import Backend, Sample, SamplingOptions, SamplingRequest, sampling_seed
+from reason_rl.rollout.grading import Grader
+from reason_rl.rollout.hf import HFBackend
+
+if TYPE_CHECKING:
+    from reason_rl.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """How an evaluation samples: completions a problem, token cap, distribution, seed."""
+
+    samples: int
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+
+def evaluate_model(
+    backend: Backend,
+    grader: Grader,
+    problems: Sequence[Problem],
+    prompts: Sequence[tuple[int, ...]],
+    options: EvalOptions,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[EvalRow]:
+    """Sample and grade ``options.samples`` completions a problem; a completion cut at the cap counts as wrong."""
+    requests, owners = [], []
+    for problem, prompt in zip(problems, prompts, strict=True):
+        for sample in range(options.samples):
+            seed = sampling_seed(options.seed, problem.id, sample)
+            requests.append(SamplingRequest(tuple(prompt), options.max_tokens, seed))
+            owners.append((problem, sample))
+    sampling = SamplingOptions(options.temperature, options.top_p, options.top_k)
+    samples = backend.generate(requests, sampling, on_progress)
+    extracted = [grader.extracted(sample.token_ids) for sample in samples]
+    verdicts = grader.verifier.verify(extracted, [problem.answer for problem, _ in owners])
+    return [
+        _row(grader, problem, number, request.seed, sample, answer, verdict)
+        for (problem, number), request, sample, answer, verdict in zip(
+            owners, requests, samples, extracted, verdicts, strict=True
+        )
+    ]
+
+
+def _row(
+    grader: Grader, problem: Problem, number: int, seed: int, sample: Sample, extracted: str | None, verdict: bool
+) -> EvalRow:
+    think = grader.think_length(sample.token_ids)
+    return EvalRow(
+        problem_id=problem.id,
+        level=problem.level,
+        family=problem.meta.get("family"),
+        sample=number,
+        seed=seed,
+        prompt=problem.prompt,
+        completion=grader.tokenizer.decode(list(sample.token_ids)),
+        answer=problem.answer,
+        extracted=extracted,
+        correct=verdict and sample.finish_reason != "length",
+        completion_tokens=len(sample.token_ids),
+        think_tokens=think,
+        answer_tokens=len(sample.token_ids) - think,
+        finish_reason=sample.finish_reason,
+        shortest_think_tokens=problem.meta.get("shortest_think_tokens"),
+    )
+
+
+def evaluate(
+    recipe: Recipe,
+    folder: Path | None,
+    out: Path,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[EvalRow]:
+    """Evaluate the recipe's model, or the trained one in ``folder``, on the recipe's ``eval`` problems.
+
+    Raises:
+        RecipeError: when data or model cannot be used.
+    """
+    section = recipe.eval
+    options = EvalOptions(**section.model_dump(exclude={"data"}))
+    tokenizer = load_tokenizer(recipe.model)
+    problems = load_problems(section.data)
+    prompts = render_prompts(problems, tokenizer, recipe.prompt)
+    model = load_model(recipe.model, folder=folder)
+    check_context(problems, prompts, options.max_tokens, context_tokens(model))
+    backend = HFBackend(model, eos_ids(model, tokenizer), tokenizer.pad_token_id, recipe.rollout.max_batch_rows)
+    with make_verifier(recipe.answer.verify, recipe.answer.timeout_seconds) as verifier:
+        grader = Grader(tokenizer, verifier, end_think_id(tokenizer, recipe.model.end_think_token))
+        rows = evaluate_model(backend, grader, problems, prompts, options, on_progress)
+    write_rows(out, _header(recipe, folder, len(problems)), rows)
+    return rows
+
+
+def _header(recipe: Recipe, folder: Path | None, problems: int) -> dict[str, Any]:
+    sampling = recipe.eval.model_dump(exclude={"data"})
+    return {"model": str(folder or recipe.model.path), "problems": problems, "engine": recipe.rollout.engine, **sampling}

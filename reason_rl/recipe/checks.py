@@ -1,0 +1,129 @@
+"""Checks across sections: what the schema of one section cannot see."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reason_rl.content import find_content
+from reason_rl.errors import RecipeError
+from reason_rl.recipe.fields import problems
+from reason_rl.recipe.schema import Recipe, RewardSpec
+
+Complaint = tuple[tuple[str, ...], str]
+
+TRL_DEFAULTS: dict[str, Any] = {"per_device_train_batch_size": 8, "num_generations": 8, "gradient_accumulation_steps": 1}
+
+
+def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
+    """Yield (key path, message) for everything that would fail, or silently mean something else, later."""
+    yield from problems("trainer", "grpo_config", recipe.trainer)
+    yield from problems("pretrain", "pretrain_config", recipe.pretrain)
+    if recipe.lora is not None:
+        yield from problems("lora", "lora_config", recipe.lora)
+    if recipe.task == "train":
+        for section in ("data", "algorithm", "eval"):
+            if getattr(recipe, section) is None:
+                yield (section,), "is missing; task train needs it"
+    if recipe.algorithm is None:
+        return
+    yield from _batch_shape(recipe)
+    yield from _sampling(recipe)
+    yield from _reward(recipe, folder)
+
+
+def rows_per_generation(trainer: dict[str, Any]) -> int:
+    """Return the rows that one process rolls out at a time: per-device batch size * steps per generation."""
+    values = {**TRL_DEFAULTS, **trainer}
+    steps = values.get("steps_per_generation") or values["gradient_accumulation_steps"]
+    if values.get("generation_batch_size"):
+        return int(values["generation_batch_size"])
+    return int(values["per_device_train_batch_size"]) * int(steps)
+
+
+def updates_per_generation(trainer: dict[str, Any]) -> int:
+    """Return the optimizer updates made on one generation batch."""
+    values = {**TRL_DEFAULTS, **trainer}
+    slices = rows_per_generation(trainer) // int(values["per_device_train_batch_size"])
+    return max(1, slices * int(values.get("num_iterations") or 1) // int(values["gradient_accumulation_steps"]))
+
+
+def _batch_shape(recipe: Recipe) -> Iterator[Complaint]:
+    values = {**TRL_DEFAULTS, **recipe.trainer}
+    group, rows = values["num_generations"], rows_per_generation(recipe.trainer)
+    if group < 2:
+        yield ("trainer", "num_generations"), f"is {group}; a group needs at least 2 rollouts"
+    elif rows % group:
+        yield (
+            ("trainer", "num_generations"),
+            f"a process rolls out {rows} rows (per_device_train_batch_size {values['per_device_train_batch_size']} * "
+            f"steps_per_generation), which is not a multiple of num_generations {group}: groups would be torn apart",
+        )
+    save, updates = values.get("save_steps"), updates_per_generation(recipe.trainer)
+    if isinstance(save, int) and save % updates:
+        yield (
+            ("trainer", "save_steps"),
+            f"{save} is not a multiple of {updates}, the updates a rollout batch is used for; checkpoints must fall "
+            f"between rollout batches, try {max(updates, save // updates * updates)}",
+        )
+
+
+def _sampling(recipe: Recipe) -> Iterator[Complaint]:
+    rollout = recipe.rollout
+    if rollout.importance_correction != "none" and (rollout.top_p < 1 or rollout.top_k > 0):
+        key = "top_p" if rollout.top_p < 1 else "top_k"
+        yield (
+            ("rollout", key),
+            f"{key} {getattr(rollout, key)} cuts off part of the distribution, so the importance ratio would be biased; "
+            "use top_p 1 and top_k 0, or importance_correction none",
+        )
+
+
+def _reward(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
+    algorithm = recipe.algorithm
+    assert algorithm is not None
+    try:
+        path = find_content(algorithm.reward.file, folder)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (RecipeError, SyntaxError) as error:
+        yield ("algorithm", "reward", "file"), str(error)
+        return
+    yield from _reward_parameters(algorithm.reward, path, tree)
+    if algorithm.overlong == "mask" and _declares(tree, "TRUNCATION_PENALTY"):
+        yield (
+            ("algorithm", "overlong"),
+            f"mask takes cut rollouts out of the loss, so the truncation penalty of {path.name} could never act; use "
+            "penalise or keep",
+        )
+
+
+def _reward_parameters(spec: RewardSpec, path: Path, tree: ast.Module) -> Iterator[Complaint]:
+    function = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "reward"), None)
+    if function is None:
+        yield ("algorithm", "reward", "file"), f"{path} defines no function reward(**parameters)"
+        return
+    arguments = function.args
+    known = [a.arg for a in (*arguments.args, *arguments.kwonlyargs)]
+    for name in spec.params():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; {path.name} takes {', '.join(known) or 'none'}"
+            yield ("algorithm", "reward", name), f"unknown parameter{hint}"
+    needed = [
+        argument.arg
+        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        if default is None
+    ]
+    for name in needed:
+        if name not in spec.params():
+            yield ("algorithm", "reward", name), f"is missing; {path.name} needs it"
+
+
+def _declares(tree: ast.Module, name: str) -> bool:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            return isinstance(node.value, ast.Constant) and node.value.value is True
+    return False

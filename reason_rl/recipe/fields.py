@@ -1,0 +1,96 @@
+"""Names and types of the fields that belong to TRL and peft, from committed snapshots, so that checking needs no torch."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+
+# Fields of GRPOConfig that another section of the recipe decides.
+ELSEWHERE = {
+    "output_dir": "output",
+    "seed": "seed",
+    "data_seed": "seed",
+    "max_completion_length": "algorithm.budget.tokens",
+    "temperature": "rollout.temperature",
+    "top_p": "rollout.top_p",
+    "top_k": "rollout.top_k",
+    "mask_truncated_completions": "algorithm.overlong",
+    "scale_rewards": "algorithm.advantage.scale",
+    "beta": "algorithm.kl.coefficient",
+    "reward_weights": "the reward file",
+    "use_vllm": "rollout.engine",
+    "model_init_kwargs": "model",
+    "disable_tqdm": "nothing: reason_rl shows its own progress",
+}
+SCALARS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+
+
+@cache
+def snapshot(name: str) -> Mapping[str, str]:
+    """Return field name -> type of a configuration class ("grpo_config", "lora_config", "pretrain_config")."""
+    fields: dict[str, str] = json.loads((SNAPSHOTS / f"{name}.json").read_text())
+    return fields
+
+
+def problems(section: str, name: str, given: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield (key path, message) for every unknown, misplaced or wrongly typed field."""
+    known = snapshot(name)
+    for key, value in given.items():
+        if section == "trainer" and (key in ELSEWHERE or key.startswith("vllm_")):
+            yield (section, key), f"is set by {ELSEWHERE.get(key, 'rollout')}; move it there"
+        elif key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            yield (section, key), "unknown key" + (f"; did you mean {near[0]}?" if near else "")
+        elif not _fits(value, known[key]):
+            yield (section, key), f"should be {known[key]}, is {value!r}"
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Compare scalars with the declared type; other types are left to the class itself."""
+    parts = [part.strip() for part in kind.split("|")]
+    if value is None:
+        return "None" in parts
+    if not all(part in SCALARS or part == "None" for part in parts):
+        return True
+    allowed = tuple(t for part in parts if part != "None" for t in SCALARS[part])
+    return isinstance(value, allowed) and (not isinstance(value, bool) or bool in allowed)
+
+
+def take_snapshots() -> dict[str, dict[str, str]]:
+    """Return the snapshots of the installed TRL and peft, and of our own pretraining (imports torch)."""
+    import dataclasses
+
+    from peft import LoraConfig
+    from trl import GRPOConfig
+
+    from reason_rl.world.pretrain import PretrainConfig
+
+    classes = {"grpo_config": GRPOConfig, "lora_config": LoraConfig, "pretrain_config": PretrainConfig}
+    return {
+        name: {field.name: _type_name(field.type) for field in sorted(dataclasses.fields(kind), key=lambda f: f.name)}
+        for name, kind in classes.items()
+    }
+
+
+def _type_name(annotation: Any) -> str:
+    if isinstance(annotation, str):
+        text = annotation
+    else:
+        text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    text = text.replace("typing.", "").replace("NoneType", "None")
+    if text.startswith("Optional[") and text.endswith("]"):
+        text = text.removeprefix("Optional[").removesuffix("]") + " | None"
+    if text.startswith("Union[") and text.endswith("]") and "[" not in text[6:-1]:
+        text = " | ".join(part.strip() for part in text[6:-1].split(","))
+    return text
+
+
+if __name__ == "__main__":
+    for snapshot_name, fields in take_snapshots().items():
+        (SNAPSHOTS / f"{snapshot_name}.json").write_text(json.dumps(fields, indent=1) + "\n")

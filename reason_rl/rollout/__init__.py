@@ -1,0 +1,1 @@
+"""Rollouts: the batch record, the backend protocol, and the engines behind it."""

@@ -1,0 +1,66 @@
+"""The backend protocol: every engine samples rows with their own budgets and seeds and says why each row ended."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "length", "exit"]
+
+
+@dataclass(frozen=True)
+class SamplingRequest:
+    """One row: prompt token ids, completion tokens allowed, and the seed of its own random stream."""
+
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How all rows are sampled; temperature 0 is greedy, top_k 0 is off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion: token ids with the end token when it came, and log-probabilities under the sampled distribution."""
+
+    token_ids: tuple[int, ...]
+    logps: tuple[float, ...]
+    finish_reason: FinishReason
+
+
+class Backend(Protocol):
+    """An engine that samples completions of the current policy."""
+
+    def generate(
+        self,
+        requests: Sequence[SamplingRequest],
+        options: SamplingOptions,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Sample]:
+        """Sample one completion a request, in the order of the requests; ``on_progress(rows done, rows)``."""
+        ...
+
+    def sync_weights(self, version: int) -> None:
+        """Bring the engine to the trainer's weights, which are now at ``version``."""
+        ...
+
+
+def sampling_seed(*parts: int | str) -> int:
+    """Return a stable 63-bit seed for, say, (run seed, step, problem id, sample index).
+
+    >>> sampling_seed(0, 12, "chain-7", 3) == sampling_seed(0, 12, "chain-7", 3)
+    True
+    >>> sampling_seed(0, 1, "a", 23) == sampling_seed(0, 12, "a", 3)
+    False
+    """
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,78 @@
+"""RolloutBatch: the one record that every policy of the algorithm layer is a function of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FINISH_REASONS = frozenset({"stop", "length", "exit"})
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """Graded rollouts of one rank: whole groups of ``group_size`` consecutive rows, B rows in all.
+
+    Args:
+        group_size: rows a problem (G).
+        problem_id: [B].
+        prompt_ids, completion_ids: token ids a row, without padding.
+        text: decoded completions [B].
+        length: completion tokens, the end token included, int64 [B].
+        think_length: think tokens up to and including the end-of-think token, or all of them when it never came, [B].
+        finish_reason: from the sampler, in {stop, length, exit}, [B].
+        budget: completion tokens allowed, [B].
+        correct: 1 right, 0 wrong, nan unscored, float32 [B].
+        sampling_logps: log-probability of each sampled token, or None.
+        columns: data set columns, each [B].
+        step: optimizer step at sampling; progress: share of the run done, in [0, 1]; policy_version: of the weights.
+
+    Raises:
+        ValueError: when lengths disagree, groups are not whole, or a finish reason is unknown.
+    """
+
+    group_size: int
+    problem_id: tuple[str, ...]
+    prompt_ids: tuple[tuple[int, ...], ...]
+    completion_ids: tuple[tuple[int, ...], ...]
+    text: tuple[str, ...]
+    length: Tensor
+    think_length: Tensor
+    finish_reason: tuple[str, ...]
+    budget: Tensor
+    correct: Tensor
+    sampling_logps: tuple[tuple[float, ...], ...] | None = None
+    columns: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    step: int = 0
+    progress: float = 0.0
+    policy_version: int = 0
+
+    def __post_init__(self) -> None:
+        rows = len(self.problem_id)
+        if self.group_size < 1 or rows % self.group_size:
+            raise ValueError(f"{rows} rows are not whole groups of {self.group_size}")
+        per_row = {name: getattr(self, name) for name in PER_ROW} | dict(self.columns)
+        if self.sampling_logps is not None:
+            per_row["sampling_logps"] = self.sampling_logps
+        wrong = {name: len(value) for name, value in per_row.items() if len(value) != rows}
+        if wrong:
+            raise ValueError(f"expected {rows} rows, got {wrong}")
+        unknown = set(self.finish_reason) - FINISH_REASONS
+        if unknown:
+            raise ValueError(f"unknown finish reason {sorted(unknown)}; known: {sorted(FINISH_REASONS)}")
+
+    @property
+    def truncated(self) -> Tensor:
+        """Which rows were cut by their budget, bool [B]."""
+        return torch.tensor([reason == "length" for reason in self.finish_reason], dtype=torch.bool)
+
+    @property
+    def groups(self) -> int:
+        """How many groups there are."""
+        return len(self.problem_id) // self.group_size
+
+
+PER_ROW = ("prompt_ids", "completion_ids", "text", "length", "think_length", "finish_reason", "budget", "correct")

@@ -1,0 +1,58 @@
+"""A key-value cache that grows in chunks in place; transformers' dynamic cache copies everything at every token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+CHUNK_TOKENS = 64
+
+
+class ChunkedLayer(DynamicLayer):
+    """A dynamic layer whose keys and values are views into buffers with spare room."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._buffers: list[Tensor] = []
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append and return all keys and values, [rows, heads, tokens, head size]."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if not self._buffers or self._buffers[0].shape[2] < end:
+            self._move([self.keys, self.values] if start else [], like=key_states, room=end)
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start:end] = states
+        self._show(end)
+        return self.keys, self.values
+
+    def keep_rows(self, rows: Tensor, first: int) -> None:
+        """Keep these rows and drop the ``first`` oldest positions, which are padding in every kept row."""
+        kept = [states[rows, :, first:] for states in (self.keys, self.values)]
+        self._move(kept, like=kept[0], room=kept[0].shape[2] + 1)
+        self._show(kept[0].shape[2])
+
+    def _move(self, old: list[Tensor], like: Tensor, room: int) -> None:
+        rows, heads, _, size = like.shape
+        tokens = -(-room // CHUNK_TOKENS) * CHUNK_TOKENS
+        self._buffers = [like.new_empty(rows, heads, tokens, size) for _ in range(2)]
+        for buffer, states in zip(self._buffers, old, strict=False):
+            buffer[:, :, : states.shape[2]] = states
+
+    def _show(self, tokens: int) -> None:
+        self.keys, self.values = (buffer[:, :, :tokens] for buffer in self._buffers)
+
+
+def chunked_cache(layers: int) -> Cache:
+    """Return an empty cache for a decoder with full attention in each layer."""
+    return Cache(layers=[ChunkedLayer() for _ in range(layers)])
+
+
+def keep_rows(cache: Cache, rows: Tensor, first: int) -> None:
+    """Keep these rows of every layer, without the ``first`` oldest positions."""
+    for layer in cache.layers:
+        layer.keep_rows(rows, first)

@@ -1,0 +1,181 @@
+"""Rollouts with the trainer's own transformers model: plain decode steps, finished rows retired at once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from reason_rl.errors import RunError
+from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest
+from reason_rl.rollout.cache import chunked_cache, keep_rows
+from reason_rl.rollout.sampling import draw, uniforms
+
+RETIRE_SHARE = 0.75
+
+
+@dataclass
+class Lanes:
+    """The rows still being decoded: which request each is, its attention mask and its token to feed next."""
+
+    request: Tensor
+    mask: Tensor
+    token: Tensor
+    alive: Tensor
+
+
+class HFBackend:
+    """Samples from a transformers model in this process, in eval mode, with a budget and a seed a row.
+
+    Unlike ``generate`` it keeps the cache in place, drops rows when they are done, draws each row from its own random
+    stream (so a row does not depend on its neighbours), and returns log-probabilities.
+
+    Args:
+        model: a causal language model, plain or with a peft adapter.
+        eos_token_ids: ids that end a completion.
+        pad_token_id: any id; it is masked.
+        max_batch_rows: rows decoded together.
+        context_tokens: positions the model has; longer prompt + budget is refused.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        eos_token_ids: Sequence[int],
+        pad_token_id: int,
+        max_batch_rows: int = 256,
+        context_tokens: int | None = None,
+    ) -> None:
+        self.model = model
+        self.eos_token_ids = torch.tensor(sorted(eos_token_ids))
+        self.pad_token_id = pad_token_id
+        self.max_batch_rows = max_batch_rows
+        self.context_tokens = context_tokens
+        self.version = 0
+
+    def sync_weights(self, version: int) -> None:
+        """Record the version; the weights are the trainer's own."""
+        self.version = version
+
+    def generate(
+        self,
+        requests: Sequence[SamplingRequest],
+        options: SamplingOptions,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Sample]:
+        """Sample one completion a request; rows of like length are decoded together.
+
+        Raises:
+            RunError: when a prompt and its budget do not fit into the context.
+        """
+        self._check_context(requests)
+        order = sorted(range(len(requests)), key=lambda i: (requests[i].max_tokens, len(requests[i].prompt_ids)))
+        samples: dict[int, Sample] = {}
+        with sampling_mode(self.model):
+            for start in range(0, len(order), self.max_batch_rows):
+                chosen = order[start : start + self.max_batch_rows]
+                done = len(samples)
+                report = (lambda n, done=done: on_progress(done + n, len(requests))) if on_progress else None
+                drawn = self._decode([requests[i] for i in chosen], options, report)
+                samples |= dict(zip(chosen, drawn, strict=True))
+        return [samples[i] for i in range(len(requests))]
+
+    def _check_context(self, requests: Sequence[SamplingRequest]) -> None:
+        for request in requests:
+            needed = len(request.prompt_ids) + request.max_tokens
+            if self.context_tokens is not None and needed > self.context_tokens:
+                raise RunError(
+                    f"a prompt of {len(request.prompt_ids)} tokens with a budget of {request.max_tokens} needs {needed} "
+                    f"tokens of context, the model has {self.context_tokens}"
+                )
+
+    def _decode(
+        self, requests: list[SamplingRequest], options: SamplingOptions, report: Callable[[int], None] | None
+    ) -> list[Sample]:
+        device = self.model.device
+        budgets = torch.tensor([request.max_tokens for request in requests], device=device)
+        longest = int(budgets.max())
+        noise = uniforms([request.seed for request in requests], longest).to(device)
+        tokens = torch.zeros(len(requests), longest, dtype=torch.long, device=device)
+        logps = torch.zeros(len(requests), longest, device=device)
+        lengths = budgets.clone()
+        stopped = torch.zeros(len(requests), dtype=torch.bool, device=device)
+        cache = chunked_cache(self.model.config.get_text_config().num_hidden_layers)
+        eos = self.eos_token_ids.to(device)
+        lanes, logits = self._prefill(requests, cache)
+        for step in range(longest):
+            drawn, drawn_logps = draw(logits, options, noise[lanes.request, step])
+            live = lanes.request[lanes.alive]
+            tokens[live, step], logps[live, step] = drawn[lanes.alive], drawn_logps[lanes.alive]
+            ended = torch.isin(drawn, eos) & lanes.alive
+            lengths[lanes.request[ended]] = step + 1
+            stopped[lanes.request[ended]] = True
+            lanes.alive = lanes.alive & ~ended & (budgets[lanes.request] > step + 1)
+            left = int(lanes.alive.sum())
+            if report:
+                report(len(requests) - left)
+            if left == 0:
+                break
+            lanes.token = drawn
+            if left < RETIRE_SHARE * len(lanes.alive):
+                lanes = _retire(lanes, cache)
+            logits = self._step(lanes, cache)
+        return _samples(tokens, logps, lengths, stopped)
+
+    def _prefill(self, requests: list[SamplingRequest], cache: object) -> tuple[Lanes, Tensor]:
+        device = self.model.device
+        width = max(len(request.prompt_ids) for request in requests)
+        ids = torch.full((len(requests), width), self.pad_token_id, device=device)
+        mask = torch.zeros(len(requests), width, dtype=torch.long, device=device)
+        for row, request in enumerate(requests):
+            ids[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids, device=device)
+            mask[row, width - len(request.prompt_ids) :] = 1
+        rows = torch.arange(len(requests), device=device)
+        lanes = Lanes(rows, mask, ids[:, -1], torch.ones_like(rows, dtype=torch.bool))
+        return lanes, self._forward(ids, mask, (mask.cumsum(dim=1) - 1).clamp(min=0), cache)
+
+    def _step(self, lanes: Lanes, cache: object) -> Tensor:
+        lanes.mask = torch.nn.functional.pad(lanes.mask, (0, 1), value=1)
+        positions = lanes.mask.sum(dim=1, keepdim=True) - 1
+        return self._forward(lanes.token[:, None], lanes.mask, positions, cache)
+
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: object) -> Tensor:
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]
+
+
+def _retire(lanes: Lanes, cache: object) -> Lanes:
+    """Drop finished rows, and the positions that are padding in all rows that stay."""
+    rows = lanes.alive.nonzero().flatten()
+    mask = lanes.mask[rows]
+    first = int(mask.argmax(dim=1).min())
+    keep_rows(cache, rows, first)
+    return Lanes(lanes.request[rows], mask[:, first:], lanes.token[rows], lanes.alive[rows])
+
+
+def _samples(tokens: Tensor, logps: Tensor, lengths: Tensor, stopped: Tensor) -> list[Sample]:
+    rows = zip(tokens.tolist(), logps.tolist(), lengths.tolist(), stopped.tolist(), strict=True)
+    return [Sample(tuple(t[:n]), tuple(p[:n]), "stop" if s else "length") for t, p, n, s in rows]
+
+
+@contextlib.contextmanager
+def sampling_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Switch dropout and gradients off while the block runs, and put the training mode back after it."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

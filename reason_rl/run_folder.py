@@ -1,0 +1,107 @@
+"""The folder of one run: what was asked, what it ran on, what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from reason_rl.errors import RecipeError
+
+PACKAGES = ("reason_rl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "math-verify", "numpy")
+
+
+class RunFolder:
+    """Paths of a run, and atomic writing into it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.resolved = path / "resolved.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        self.eval = path / "eval"
+        self.summary = path / "summary.json"
+        self.report = path / "report.html"
+        self.marker = path / "finished.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.marker.is_file()
+
+    def prepare(self, resolved: str, *, resume: bool) -> None:
+        """Create the folder and write the resolved recipe and the environment.
+
+        Raises:
+            RecipeError: when the folder cannot be written, holds an unfinished run that is not to be resumed, or holds a
+                run of another recipe.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".probe"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise RecipeError(f"output: cannot write to {self.path} ({error.strerror})") from error
+        if self.resolved.is_file():
+            if not resume:
+                raise RecipeError(f"output: {self.path} holds an unfinished run; use --resume, or name another output=")
+            if self.resolved.read_text() != resolved:
+                raise RecipeError(
+                    f"output: {self.path} holds a run of another recipe (see {self.resolved.name}); name another output="
+                )
+        write_text(self.resolved, resolved)
+        self.write_json("environment.json", environment())
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file that appears whole or not at all."""
+        write_text(self.path / name, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+    def finish(self) -> None:
+        """Mark the run as finished."""
+        self.write_json(self.marker.name, {"finished": True})
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, platform, git commit and command line."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "packages": versions,
+        "git": git_commit(),
+        "command": sys.argv,
+    }
+
+
+def git_commit() -> str | None:
+    """Return the commit of the working folder, with + when it has changes; None outside a repository."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")

@@ -1,0 +1,16 @@
+"""DLER: r = s (finished + (1 - finished) c), where s is correctness and c what a cut rollout keeps (unit: none).
+
+A rollout is cut when it used its whole budget (completion tokens) without ending. c = 0 in the paper, 0.1 in the
+released configuration.
+
+Source: DLER (arXiv 2510.15110) section 3.1.
+"""
+
+from reason_rl.algorithm.reward import Reward, correctness, product, truncation
+
+TRUNCATION_PENALTY = True
+
+
+def reward(*, truncated_reward: float = 0.0) -> Reward:
+    """Return correctness, zeroed (or scaled by ``truncated_reward``) when cut."""
+    return product(correctness(), truncation(truncated_reward))

@@ -1,0 +1,78 @@
+import random
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reason_rl.world.dataset import draw_problems, split_of
+from reason_rl.world.families import FAMILIES, LEVELS, apply, make_problem
+from reason_rl.world.traces import completion_words, shortest_think_words, think_words
+
+problems = st.builds(
+    lambda seed, family, level: make_problem(random.Random(seed), family, level),
+    st.integers(0, 10**9),
+    st.sampled_from(FAMILIES),
+    st.sampled_from(LEVELS),
+)
+
+
+def solve(question: str) -> str:
+    """Solve a question independently of the generator."""
+    family, *words = question.split()
+    if family == "chain":
+        value = int(words[0])
+        for operator, operand in zip(words[1::2], words[2::2], strict=True):
+            value = eval(f"({value} {operator} {operand}) % 100")
+        return str(value)
+    target = int(words[-1])
+    if family == "pair":
+        numbers = list(map(int, words[:-2]))
+        fits = [(a, b) for i, a in enumerate(numbers) for b in numbers[i + 1 :] if a + b == target]
+        assert len(fits) == 1
+        return f"{fits[0][0]} {fits[0][1]}"
+    start, stride = int(words[0]), int(words[2])
+    return str(next(n for n in range(1, 100) if (start + n * stride) % 100 == target))
+
+
+@given(problems)
+def test_answers_are_right(problem):
+    assert solve(problem.question) == problem.answer
+
+
+@given(problems, st.integers(0, 10**9))
+def test_traces_end_in_a_boxed_answer_and_say_yes_only_at_the_target(problem, seed):
+    words = completion_words(random.Random(seed), problem, 320)
+    assert len(words) < 320
+    assert words.count("</think>") == 1
+    assert words[words.index("</think>") + 1] == "\\boxed{"
+    assert words[-1] == "}"
+
+
+@given(problems)
+def test_the_shortest_trace_is_right_and_no_longer_than_any_drawn_one(problem):
+    shortest = shortest_think_words(problem)
+    drawn = [think_words(random.Random(seed), problem) for seed in range(5)]
+    assert all(len(shortest) <= len(words) for words, answer in drawn if answer == problem.answer)
+
+
+def test_hand_worked_traces():
+    chain = make_problem(random.Random(0), "chain", 2)
+    value, expected = chain.numbers[0], []
+    for operator, operand in zip(chain.operators, chain.numbers[1:], strict=True):
+        value = apply(value, operator, operand)
+        expected += [operator, str(operand), str(value)]
+    assert shortest_think_words(chain) == expected
+
+
+def test_splits_never_share_a_problem_and_are_balanced():
+    drawn = {split: list(draw_problems(split, 180, seed=1)) for split in ("train", "calibration", "test")}
+    questions = [p.question for split in drawn.values() for p in split]
+    assert len(set(questions)) == len(questions)
+    for split, split_problems in drawn.items():
+        assert {split_of(p.question) for p in split_problems} == {split}
+        assert set(Counter((p.family, p.level) for p in split_problems).values()) == {10}
+
+
+def test_drawing_is_a_function_of_the_seed():
+    assert list(draw_problems("test", 50, seed=3)) == list(draw_problems("test", 50, seed=3))
+    assert list(draw_problems("test", 50, seed=3)) != list(draw_problems("test", 50, seed=4))
