@@ -156,7 +156,7 @@ class ReasonGRPOTrainer(GRPOTrainer):
     def _final_batch(self, rounds: list[Round], wanted: int) -> Output:
         """Join the first ``wanted`` kept groups of all rounds, filled up with groups that stay out of the loss."""
         group_size = self.num_generations
-        output = join([r.output for r in rounds], self.pad_token_id) if len(rounds) > 1 else rounds[0].output
+        output = join([r.output for r in rounds], self._tokenizer.pad_token_id) if len(rounds) > 1 else rounds[0].output
         kept = torch.cat([r.kept for r in rounds])
         chosen = kept.nonzero().flatten()[:wanted]
         spare = (~kept).nonzero().flatten()[: wanted - len(chosen)]
