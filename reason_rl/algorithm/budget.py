@@ -25,7 +25,12 @@ class BudgetPolicy(Protocol):
         ...
 
     def assign(
-        self, problem_ids: Sequence[str], columns: Mapping[str, tuple[Any, ...]], state: State, step: int, progress: float
+        self,
+        problem_ids: Sequence[str],
+        columns: Mapping[str, tuple[Any, ...]],
+        state: State,
+        step: int,
+        progress: float,
     ) -> Int[Tensor, " rows"]:
         """Return the budget of each row, in completion tokens."""
         ...
@@ -54,7 +59,12 @@ class FixedBudget:
         return self.tokens
 
     def assign(
-        self, problem_ids: Sequence[str], columns: Mapping[str, tuple[Any, ...]], state: State, step: int, progress: float
+        self,
+        problem_ids: Sequence[str],
+        columns: Mapping[str, tuple[Any, ...]],
+        state: State,
+        step: int,
+        progress: float,
     ) -> Int[Tensor, " rows"]:
         """Return ``tokens`` for each row."""
         return torch.full((len(problem_ids),), self.tokens)

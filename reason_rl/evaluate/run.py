@@ -111,4 +111,9 @@ def evaluate(
 
 def _header(recipe: Recipe, folder: Path | None, problems: int) -> dict[str, Any]:
     sampling = recipe.eval.model_dump(exclude={"data"})
-    return {"model": str(folder or recipe.model.path), "problems": problems, "engine": recipe.rollout.engine, **sampling}
+    return {
+        "model": str(folder or recipe.model.path),
+        "problems": problems,
+        "engine": recipe.rollout.engine,
+        **sampling,
+    }

@@ -88,7 +88,11 @@ def token_cut(before: Problems, after: Problems, draws: NDArray[np.int32]) -> di
     """Return ``1 - mean(after) / mean(before)`` with its interval."""
     log_ratio = np.log(resampled_means(after, draws)) - np.log(resampled_means(before, draws))
     low, high = interval(log_ratio)
-    return {"mean": float(1 - after.mean() / before.mean()), "low": float(1 - np.exp(high)), "high": float(1 - np.exp(low))}
+    return {
+        "mean": float(1 - after.mean() / before.mean()),
+        "low": float(1 - np.exp(high)),
+        "high": float(1 - np.exp(low)),
+    }
 
 
 def _check_pair(before: EvalRows, after: EvalRows) -> None:

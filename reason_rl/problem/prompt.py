@@ -19,9 +19,7 @@ def messages(problem: Problem, spec: Any) -> list[dict[str, str]]:
     return [*system, {"role": "user", "content": spec.template.replace("{prompt}", problem.prompt)}]
 
 
-def render_prompts(
-    problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, spec: Any
-) -> list[tuple[int, ...]]:
+def render_prompts(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase, spec: Any) -> list[tuple[int, ...]]:
     """Return the prompt token ids of each problem, by the tokenizer's chat template.
 
     Raises:

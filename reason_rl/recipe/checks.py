@@ -15,7 +15,11 @@ from reason_rl.recipe.schema import Recipe, RewardSpec
 
 Complaint = tuple[tuple[str, ...], str]
 
-TRL_DEFAULTS: dict[str, Any] = {"per_device_train_batch_size": 8, "num_generations": 8, "gradient_accumulation_steps": 1}
+TRL_DEFAULTS: dict[str, Any] = {
+    "per_device_train_batch_size": 8,
+    "num_generations": 8,
+    "gradient_accumulation_steps": 1,
+}
 
 
 def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:

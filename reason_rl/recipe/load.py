@@ -88,9 +88,7 @@ def _key_path(location: tuple[int | str, ...], values: Any) -> tuple[str, ...]:
         if isinstance(values, Mapping) and part in values:
             keys.append(str(part))
             values = values[part]
-        elif isinstance(part, int):
-            keys.append(str(part))
-        elif i == len(location) - 1:
+        elif isinstance(part, int) or i == len(location) - 1:
             keys.append(str(part))
     return tuple(keys)
 

@@ -86,7 +86,9 @@ def memory(recipe: Recipe, config: Mapping[str, Any], micro_rows: int, rows: int
     parts = {
         "weights": count * width,
         "gradients_and_adam": trained * (width + 8),
-        "reference_model": count * width if recipe.algorithm and recipe.algorithm.kl.coefficient and not recipe.lora else 0,
+        "reference_model": count * width
+        if recipe.algorithm and recipe.algorithm.kl.coefficient and not recipe.lora
+        else 0,
         "activations": micro_rows * budget * layers * hidden * kept * width,
         "rollout_cache": min(rows, recipe.rollout.max_batch_rows) * budget * layers * 2 * heads * size * width,
     }

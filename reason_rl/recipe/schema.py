@@ -199,9 +199,9 @@ class RolloutSection(Section):
     """Nucleus sampling; 1 is off."""
     top_k: int = Field(default=0, ge=0)
     """Top-k sampling; 0 is off."""
-    importance_correction: Literal[
-        "token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "none"
-    ] = "token_truncate"
+    importance_correction: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask", "none"] = (
+        "token_truncate"
+    )
     """How differences between sampler and trainer are corrected."""
     importance_cap: float = Field(default=2.0, gt=0)
     """Largest importance ratio."""

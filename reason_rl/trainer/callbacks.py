@@ -85,16 +85,16 @@ class RunCallback(TrainerCallback):
                 self.warned.add(line)
                 print(f"warning: step {state.global_step}: {line}", flush=True)
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add the algorithm's state and, last of all, the marker that makes the checkpoint count."""
         trainer = self.trainer
         if trainer is None or not state.is_world_process_zero:
             return
         bad = [name for name, p in trainer.model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
         if bad:
-            raise RunError(f"weights are not finite at step {state.global_step} ({bad[0]}); the checkpoint before is good")
+            raise RunError(
+                f"weights are not finite at step {state.global_step} ({bad[0]}); the checkpoint before is good"
+            )
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         saved = {"refill_position": trainer.refill.position, **trainer.algorithm_state}
         (folder / STATE_FILE).write_text(json.dumps(saved))
@@ -132,9 +132,7 @@ class ProgressCallback(TrainerCallback):
         """Show the length of the run."""
         self.progress.update(self.steps, total=state.max_steps, completed=state.global_step)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move the step line."""
         self.progress.update(self.steps, completed=state.global_step)
 

@@ -24,4 +24,6 @@ def check_trl() -> None:
         method = getattr(GRPOTrainer, name, None)
         found = tuple(inspect.signature(method).parameters) if method else None
         if found != expected:
-            raise RunError(f"this TRL has GRPOTrainer.{name}{found}, reason_rl was written for {expected}; install trl 1.16")
+            raise RunError(
+                f"this TRL has GRPOTrainer.{name}{found}, reason_rl was written for {expected}; install trl 1.16"
+            )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+from transformers import PrinterCallback
 from trl import GRPOTrainer
 
 from reason_rl.algorithm.kl import k2
@@ -19,7 +20,7 @@ from reason_rl.rollout.batch import RolloutBatch
 from reason_rl.rollout.grading import Grader, Moment
 from reason_rl.trainer.compat import check_trl
 from reason_rl.trainer.composition import Composition
-from reason_rl.trainer.rounds import Output, exclude_from_loss, join, rows_of_groups, take_rows, trained_tokens
+from reason_rl.trainer.rounds import Output, exclude_from_loss, join, take_rows, trained_tokens
 from reason_rl.trainer.sampler import GroupSampler, RefillStream
 from reason_rl.trainer.seam import BackendSeam, RowPlan
 from reason_rl.trainer.statistics import round_statistics
@@ -60,6 +61,7 @@ class ReasonGRPOTrainer(GRPOTrainer):
         self._graded: tuple[RolloutBatch, Tensor] | None = None
         self._policy_logps: Tensor | None = None
         super().__init__(*args, reward_funcs=[self.composed_reward], **kwargs)
+        self.remove_callback(PrinterCallback)
         self.use_vllm, self.vllm_mode = True, "external"
         self._last_loaded_step = -1
         self.vllm_generation = BackendSeam(backend, sampling, on_rollout)
@@ -105,6 +107,7 @@ class ReasonGRPOTrainer(GRPOTrainer):
     def compute_loss(
         self, model: Any, inputs: Output, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
+        """Add the k2 form of the KL term, which TRL lacks; everything else is TRL's."""
         if self.composition.kl_type == "k3" or self.beta == 0.0:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         beta, self.beta = self.beta, 0.0
@@ -121,6 +124,7 @@ class ReasonGRPOTrainer(GRPOTrainer):
         return result
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Stop before the weights are touched when the loss is not finite."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             problems = ", ".join(sorted({row["problem_id"] for row in self._rows})[:8])

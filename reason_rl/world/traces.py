@@ -60,9 +60,7 @@ def walk_step(style: Style, count: int, value: int, stride: int, result: int, ta
     return [str(count), ":", str(value), "+", str(stride), "=", str(result), *verdict]
 
 
-def attempt(
-    rng: random.Random, style: Style, exact: int, write, words: list[str]
-) -> int:
+def attempt(rng: random.Random, style: Style, exact: int, write, words: list[str]) -> int:
     """Write one computed step, maybe slipped, maybe re-checked with ``wait``; return the value that stands."""
     result = slipped(rng, exact) if rng.random() < style.slip_rate else exact
     words += write(result)

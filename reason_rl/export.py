@@ -1,0 +1,37 @@
+"""Export: an adapter merged into plain weights that AutoModelForCausalLM loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from reason_rl.errors import RecipeError
+
+
+def export(folder: Path, output: Path) -> Path:
+    """Merge the adapter in ``folder`` into its base model and save weights and tokenizer to ``output``.
+
+    A folder with plain weights is refused: there is nothing to merge.
+
+    Raises:
+        RecipeError: when ``folder`` holds no adapter, or ``output`` exists already.
+    """
+    config = folder / "adapter_config.json"
+    if not config.is_file():
+        near = folder / "model" / "adapter_config.json"
+        hint = f"; did you mean {folder / 'model'}?" if near.is_file() else ""
+        raise RecipeError(f"{folder}: no adapter_config.json, nothing to merge{hint}")
+    if output.exists() and any(output.iterdir()):
+        raise RecipeError(f"{output} exists and is not empty; name another folder")
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = json.loads(config.read_text())["base_model_name_or_path"]
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{config}: cannot load the base model {base} ({str(error).splitlines()[0]})") from error
+    merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    merged.save_pretrained(output)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(output)
+    return output

@@ -1,0 +1,177 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from reason_rl.errors import RunError
+from reason_rl.rollout.backend import SamplingOptions, SamplingRequest
+from reason_rl.rollout.hf import HFBackend
+
+GREEDY = SamplingOptions(temperature=0.0)
+
+
+def sharpened(model, factor=20.0):
+    """Make a random model opinionated, so that greedy choices are far from ties."""
+    with torch.no_grad():
+        model.lm_head.weight.mul_(factor)
+    return model
+
+
+def backend(model, rows=256, eos=(1,)):
+    return HFBackend(model, eos, pad_token_id=0, max_batch_rows=rows, context_tokens=256)
+
+
+def requests(count, max_tokens=24, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        SamplingRequest(tuple(rng.integers(10, 100, rng.integers(3, 12)).tolist()), max_tokens, 1000 + i)
+        for i in range(count)
+    ]
+
+
+def forward_logps(model, request, sample, temperature=1.0):
+    ids = torch.tensor([[*request.prompt_ids, *sample.token_ids]])
+    with torch.no_grad():
+        logps = (model(ids).logits[0].float() / temperature).log_softmax(dim=-1)
+    start = len(request.prompt_ids) - 1
+    return torch.stack([logps[start + i, token] for i, token in enumerate(sample.token_ids)])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_greedy_is_generate(make_llama, attention):
+    model = sharpened(make_llama())
+    model.set_attn_implementation(attention)
+    for request in requests(6):
+        sample = backend(model).generate([request], GREEDY)[0]
+        reference = model.generate(
+            torch.tensor([request.prompt_ids]), do_sample=False, max_new_tokens=24, eos_token_id=1, pad_token_id=0
+        )
+        assert list(sample.token_ids) == reference[0, len(request.prompt_ids) :].tolist()
+
+
+def test_log_probabilities_are_those_of_a_fresh_forward_pass(make_llama):
+    model = make_llama()
+    asked = requests(20)
+    for temperature in (1.0, 0.7):
+        samples = backend(model).generate(asked, SamplingOptions(temperature=temperature))
+        for request, sample in zip(asked, samples, strict=True):
+            expected = forward_logps(model, request, sample, temperature)
+            torch.testing.assert_close(torch.tensor(sample.logps), expected, atol=1e-4, rtol=0)
+
+
+def test_a_row_does_not_depend_on_its_neighbours(make_llama):
+    model = make_llama()
+    asked = requests(17, max_tokens=40)
+    together = backend(model).generate(asked, SamplingOptions())
+    in_parts = backend(model, rows=5).generate(asked, SamplingOptions())
+    alone = [backend(model).generate([request], SamplingOptions())[0] for request in asked]
+    assert [s.token_ids for s in together] == [s.token_ids for s in in_parts] == [s.token_ids for s in alone]
+    other = backend(model).generate([SamplingRequest(r.prompt_ids, 40, r.seed + 1) for r in asked], SamplingOptions())
+    assert [s.token_ids for s in together] != [s.token_ids for s in other]
+
+
+def test_budgets_finish_reasons_and_retired_rows(make_llama):
+    model = make_llama()
+    asked = [SamplingRequest(r.prompt_ids, 1 + 7 * (i % 12), r.seed) for i, r in enumerate(requests(48))]
+    ends = (1, 20, 21, 22, 23, 24, 25)
+    samples = backend(model, eos=ends).generate(asked, SamplingOptions())
+    reasons = set()
+    for request, sample in zip(asked, samples, strict=True):
+        assert 1 <= len(sample.token_ids) <= request.max_tokens
+        assert len(sample.logps) == len(sample.token_ids)
+        assert not set(sample.token_ids[:-1]) & set(ends)
+        if sample.finish_reason == "stop":
+            assert sample.token_ids[-1] in ends
+        else:
+            assert len(sample.token_ids) == request.max_tokens
+            assert sample.token_ids[-1] not in ends
+        torch.testing.assert_close(
+            torch.tensor(sample.logps), forward_logps(model, request, sample), atol=1e-4, rtol=0
+        )
+        reasons.add(sample.finish_reason)
+    assert reasons == {"stop", "length"}
+
+
+def test_an_end_token_at_the_last_allowed_place_is_a_stop(make_llama):
+    model = make_llama()
+    request = requests(1)[0]
+    first = backend(model).generate([request], SamplingOptions())[0].token_ids[0]
+    sample = backend(model, eos=(first,)).generate(
+        [SamplingRequest(request.prompt_ids, 1, request.seed)], SamplingOptions()
+    )[0]
+    assert sample.finish_reason == "stop"
+
+
+def test_the_sampled_distribution_is_the_softmax(make_llama):
+    model = sharpened(make_llama(), 30.0)
+    prompt = requests(1)[0].prompt_ids
+    with torch.no_grad():
+        expected = model(torch.tensor([prompt])).logits[0, -1].softmax(dim=-1).double().numpy()
+    drawn = backend(model).generate([SamplingRequest(prompt, 1, seed) for seed in range(6000)], SamplingOptions())
+    counts = np.bincount([s.token_ids[0] for s in drawn], minlength=len(expected))
+    common = expected > 1e-3
+    observed = np.append(counts[common], counts[~common].sum())
+    wanted = np.append(expected[common], expected[~common].sum()) * counts.sum() / expected.sum()
+    assert common.sum() > 3
+    assert stats.chisquare(observed, wanted).pvalue > 1e-4
+
+
+def test_dropout_is_off_while_sampling_and_the_mode_comes_back(make_llama):
+    model = make_llama(attention_dropout=0.5)
+    asked = requests(4)
+    quiet = backend(model).generate(asked, SamplingOptions())
+    model.train()
+    assert backend(model).generate(asked, SamplingOptions()) == quiet
+    assert model.training
+    out = model(torch.tensor([[5, 6]]))
+    assert out.logits.requires_grad
+
+
+def test_top_k_and_top_p_stay_inside_and_renormalise(make_llama):
+    model = sharpened(make_llama(), 5.0)
+    prompt = requests(1)[0].prompt_ids
+    with torch.no_grad():
+        probabilities = model(torch.tensor([prompt])).logits[0, -1].softmax(dim=-1)
+    order = probabilities.argsort(descending=True)
+    many = [SamplingRequest(prompt, 1, seed) for seed in range(300)]
+    for options, kept in (
+        (SamplingOptions(top_k=5), order[:5]),
+        (SamplingOptions(top_p=0.5), order[: int((probabilities[order].cumsum(0) < 0.5).sum()) + 1]),
+    ):
+        for sample in backend(model).generate(many, options):
+            token = sample.token_ids[0]
+            assert token in kept.tolist()
+            expected = (probabilities[token] / probabilities[kept].sum()).log()
+            assert sample.logps[0] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_a_prompt_that_does_not_fit_is_refused(make_llama):
+    with pytest.raises(RunError, match="250 needs 25[0-9] tokens of context, the model has 256"):
+        backend(make_llama()).generate([SamplingRequest(tuple(range(10, 17)), 250, 0)], GREEDY)
+
+
+def test_not_only_llama():
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=110,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+    )
+    model = Qwen2ForCausalLM(config).eval()
+    asked = requests(8)
+    for request, sample in zip(asked, backend(model).generate(asked, SamplingOptions()), strict=True):
+        torch.testing.assert_close(
+            torch.tensor(sample.logps), forward_logps(model, request, sample), atol=1e-4, rtol=0
+        )
+
+
+def test_progress_counts_every_row_once(make_llama):
+    seen = []
+    backend(make_llama(), rows=3).generate(requests(8, 5), SamplingOptions(), lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (8, 8)
+    assert seen == sorted(seen)
