@@ -1,0 +1,197 @@
+"""Recipes: what is accepted, and that everything else names file, line, key and a way out."""
+
+import json
+
+import pytest
+
+from reason_rl.errors import RecipeError
+from reason_rl.recipe.fields import SNAPSHOTS, take_snapshots
+from reason_rl.recipe.load import load_recipe
+from reason_rl.recipe.plan import lora_parameters, parameters, plan
+
+MINIMAL = """\
+output: out
+data: {use: world, count: 10}
+algorithm:
+  budget: {use: fixed, tokens: 64}
+eval:
+  data: {use: world, split: test, count: 10}
+  max_tokens: 64
+trainer:
+  learning_rate: 1e-6
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def put(text, name="recipe.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return put
+
+
+def complaint(path, *overrides):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    return str(caught.value)
+
+
+def test_a_minimal_recipe_loads_and_numbers_are_numbers(write):
+    recipe = load_recipe(write(MINIMAL)).recipe
+    assert recipe.trainer["learning_rate"] == 1e-6
+    assert recipe.algorithm.advantage.scale == "group_std"
+    assert recipe.reward_file().name == "correctness.py"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("trainer:\n  learning_rat: 1\n", 2, "trainer.learning_rat: unknown key; did you mean learning_rate?"),
+        ("algoritm: {}\n", 1, "algoritm: unknown key; did you mean algorithm?"),
+        ("seed: one\n", 1, "seed: input should be a valid integer"),
+        ("data:\n  use: world\n  count: 5\n  sed: 1\n", 4, "data.sed: unknown key; did you mean seed?"),
+        ("data: {use: wrld, count: 5}\n", 1, "data: input tag 'wrld'"),
+        ("lora: {rank: 8}\n", 1, "lora.rank: unknown key; did you mean rank_pattern?"),
+        ("trainer: {temperature: 0.6}\n", 1, "trainer.temperature: is set by rollout.temperature; move it there"),
+        ("trainer: {bf16: 3}\n", 1, "trainer.bf16: should be bool | None, is 3"),
+        ("trainer: {num_generations: 3}\n", 1, "a process rolls out 8 rows"),
+        ("trainer: {num_generations: 1}\n", 1, "a group needs at least 2 rollouts"),
+        ("rollout: {top_p: 0.9}\n", 1, "rollout.top_p: top_p 0.9 cuts off part of the distribution"),
+        ("rollout: {top_k: 20}\n", 1, "rollout.top_k: top_k 20 cuts off part of the distribution"),
+        ("rollout: {engine: vlm}\n", 1, "rollout.engine: input should be 'hf'"),
+        (
+            "algorithm:\n  budget: {tokens: 9}\n  overlong: mask\n  reward: {file: rewards/dler.py}\n",
+            3,
+            "algorithm.overlong: mask takes cut rollouts out of the loss",
+        ),
+        (
+            "algorithm:\n  budget: {tokens: 9}\n  reward: {file: rewards/dlr.py}\n",
+            3,
+            "no file rewards/dlr.py; did you mean rewards/dler.py?",
+        ),
+        (
+            "algorithm:\n  budget: {tokens: 9}\n  reward: {file: rewards/dler.py, truncated: 1}\n",
+            3,
+            "algorithm.reward.truncated: unknown parameter; did you mean truncated_reward?",
+        ),
+        (
+            "algorithm:\n  budget: {tokens: 9}\n  reward: {file: rewards/soft_overlong.py, max_tokens: 9}\n",
+            3,
+            "algorithm.reward.cache_tokens: is missing; soft_overlong.py needs it",
+        ),
+        ("algorithm:\n  budget: {use: fixed}\n", 2, "algorithm.budget.tokens: is missing"),
+        ("trainer: {steps_per_generation: 4, save_steps: 6}\n", 1, "trainer.save_steps: 6 is not a multiple of 4"),
+        ("extends: bse.yaml\n", 1, "extends: no file bse.yaml"),
+    ],
+)
+def test_each_mistake_is_one_clear_line_with_its_place(write, text, line, message):
+    section = text.split(":")[0]
+    rest = "\n".join(part for part in split_sections(MINIMAL) if not part.startswith(section + ":"))
+    path = write(text + rest + "\n")
+    said = complaint(path)
+    assert message in said
+    assert f"{path}:{line}: " in said
+
+
+def split_sections(text):
+    parts = []
+    for line in text.splitlines():
+        if line.startswith(" "):
+            parts[-1] += "\n" + line
+        else:
+            parts.append(line)
+    return parts
+
+
+def test_duplicate_keys_and_broken_yaml(write):
+    assert ':2: found duplicate key "seed"' in complaint(write("seed: 1\nseed: 2\n"))
+    assert ":2: not YAML" in complaint(write("a: 1\n  b: [\n"))
+    assert ":1: a recipe is a map of sections" in complaint(write("- 1\n"))
+
+
+def test_missing_sections_and_files(write, tmp_path):
+    said = complaint(write("output: out\n"))
+    assert "data: is missing; task train needs it" in said
+    assert "algorithm: is missing" in said
+    assert "no file" in complaint(tmp_path / "none.yaml")
+    assert "did you mean recipes/tiny/dler.yaml?" in complaint("tiny/dlr")
+
+
+def test_extends_merges_and_another_variant_replaces(write):
+    write(MINIMAL, "base.yaml")
+    child = write("extends: base.yaml\nseed: 5\ndata: {use: jsonl, path: x.jsonl}\ntrainer: {weight_decay: 0.1}\n")
+    recipe = load_recipe(child).recipe
+    assert recipe.seed == 5
+    assert recipe.data.use == "jsonl"
+    assert recipe.trainer == {"learning_rate": 1e-6, "weight_decay": 0.1}
+
+
+def test_extends_in_a_circle(write):
+    write("extends: two.yaml\n", "one.yaml")
+    two = write("extends: one.yaml\n", "two.yaml")
+    assert "extends itself by way of two.yaml -> one.yaml -> two.yaml" in complaint(two)
+
+
+def test_overrides_set_delete_and_remember_their_origin(write):
+    loaded = load_recipe(write(MINIMAL), ["trainer.learning_rate=3e-4", "~eval.data.split", "data.families=[chain]"])
+    assert loaded.recipe.trainer["learning_rate"] == 3e-4
+    assert loaded.recipe.eval.data.split == "train"
+    assert loaded.recipe.data.families == ["chain"]
+    assert loaded.document.origin(("trainer", "learning_rate")) == "command line"
+    assert loaded.document.origin(("data", "count")).endswith("recipe.yaml:2")
+    assert "command line: ~eval.dta: the recipe has no such key" in complaint(write(MINIMAL), "~eval.dta")
+    assert "command line: seed 4: write key.path=value" in complaint(write(MINIMAL), "seed 4")
+
+
+def test_environment_variables(write, monkeypatch):
+    monkeypatch.setenv("WHERE", "there")
+    assert load_recipe(write(MINIMAL.replace("out", "${env:WHERE}/x"))).recipe.output == "there/x"
+    monkeypatch.delenv("WHERE")
+    assert ":1: environment variable WHERE is not set" in complaint(write(MINIMAL.replace("out", "${env:WHERE}/x")))
+
+
+def test_a_resolved_recipe_loads_to_itself(write):
+    loaded = load_recipe(write(MINIMAL))
+    again = load_recipe(write(loaded.resolved(), "resolved.yaml"))
+    assert again.recipe == loaded.recipe
+
+
+def test_snapshots_are_those_of_the_installed_libraries():
+    for name, fields in take_snapshots().items():
+        assert json.loads((SNAPSHOTS / f"{name}.json").read_text()) == fields
+
+
+LLAMA = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "vocab_size": 123,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 256,
+}
+
+
+def test_plan_counts_parameters_as_the_model_has_them(make_llama):
+    from peft import LoraConfig, get_peft_model
+
+    model = make_llama()
+    config = {**LLAMA, "vocab_size": model.config.vocab_size}
+    assert parameters(config) == model.num_parameters()
+    assert parameters({**config, "tie_word_embeddings": True}) == make_llama(tie_word_embeddings=True).num_parameters()
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    assert lora_parameters(config, 4) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+
+
+def test_plan_figures(write):
+    path = write(MINIMAL + "  per_device_train_batch_size: 16\n  steps_per_generation: 4\n  max_steps: 40\n")
+    figures = plan(load_recipe(path, ["data.count=800"]).recipe, LLAMA, processes=2)
+    assert figures["rows_per_generation"] == 128
+    assert figures["groups_per_generation"] == 16
+    assert figures["updates_per_generation"] == 4
+    assert figures["updates_per_epoch"] == 200
+    assert figures["generations"] == 10
+    assert figures["largest_rollout_tokens_per_generation"] == 128 * 64
+    assert figures["memory_total_gb"] > 0
