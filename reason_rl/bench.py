@@ -77,10 +77,18 @@ def table(rows: list[dict[str, Any]]) -> dict[str, Any]:
         chosen = [row for row in mine if row["learning_rate"] == most]
         result[method] = {"learning_rate": most, "seeds": len(chosen)} | {
             name: _spread([row[name] for row in chosen])
-            for name in ("accuracy", "accuracy_difference", "completion_tokens", "token_cut", "seconds", "seconds_to_goal")
+            for name in (
+                "accuracy",
+                "accuracy_difference",
+                "completion_tokens",
+                "token_cut",
+                "seconds",
+                "seconds_to_goal",
+            )
         }
         result[method]["accuracy_by_level"] = {
-            level: _spread([row["accuracy_by_level"][level] for row in chosen]) for level in chosen[0]["accuracy_by_level"]
+            level: _spread([row["accuracy_by_level"][level] for row in chosen])
+            for level in chosen[0]["accuracy_by_level"]
         }
     return result
 
@@ -108,7 +116,9 @@ def _do(job: Job, out: Path, done: dict[str, dict[str, Any]], say: Say) -> dict[
         return done[job.key]
     say(f"bench stock: {job.key}")
     run = RunFolder(out.parent / "stock" / job.key)
-    loaded = load_recipe(RECIPE, [f"seed={job.seed}", f"trainer.learning_rate={job.learning_rate}", f"output={run.path}"])
+    loaded = load_recipe(
+        RECIPE, [f"seed={job.seed}", f"trainer.learning_rate={job.learning_rate}", f"output={run.path}"]
+    )
     start = run.path.parent / "start.jsonl"
     from reason_rl.evaluate.run import evaluate
 

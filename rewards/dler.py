@@ -4,6 +4,10 @@ A rollout is cut when it used its whole budget (completion tokens) without endin
 released configuration.
 
 Source: DLER (arXiv 2510.15110) section 3.1.
+
+>>> from reason_rl.rollout.batch import example_batch
+>>> reward()(example_batch(correct=[1, 1, 0], length=[20, 64, 30], cut=[False, True, False], budget=64)).tolist()
+[1.0, 0.0, 0.0]
 """
 
 from reason_rl.algorithm.reward import Reward, correctness, product, truncation

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,57 +21,114 @@ from reason_rl.rollout.batch import RolloutBatch
 Rows = Float[Tensor, " rows"]
 Reward = Callable[[RolloutBatch], Rows]
 
+ACCEPTED: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "str": (str,), "bool": (bool,)}
 
-def correctness() -> Reward:
-    """Return ``r = 1`` for a right answer, 0 for a wrong one, nan when there is nothing to compare with."""
-    return lambda batch: batch.correct
+
+def correctness(right: float = 1.0, wrong: float = 0.0) -> Reward:
+    """Return ``right`` for a right answer, ``wrong`` for a wrong one, nan when there is nothing to compare with.
+
+    >>> from reason_rl.rollout.batch import example_batch
+    >>> correctness(wrong=-1.0)(example_batch([1, 0], [20, 30])).tolist()
+    [1.0, -1.0]
+    """
+    return lambda batch: wrong + (right - wrong) * batch.correct
 
 
 def truncation(reward_share: float = 0.0) -> Reward:
-    """Return the factor ``1`` for finished rollouts and ``reward_share`` for those cut by their budget."""
+    """Return the factor ``1`` for finished rollouts and ``reward_share`` for those cut by their budget.
+
+    What counts is the sampler's finish reason: an end token that is the last one allowed is a finished rollout.
+
+    >>> from reason_rl.rollout.batch import example_batch
+    >>> truncation(0.5)(example_batch([1, 1], [64, 64], cut=[False, True], budget=64)).tolist()
+    [1.0, 0.5]
+    """
     return lambda batch: torch.where(batch.truncated, reward_share, 1.0)
 
 
 def soft_overlong(max_tokens: int, cache_tokens: int) -> Reward:
     """Return ``0`` up to ``max - cache`` tokens, falling linearly to ``-1`` at ``max`` and beyond.
 
-    ``r = clip((max - cache - length) / cache, -1, 0)``, lengths in completion tokens.
+    ``r = clip((max - cache - length) / cache, -1, 0)``, lengths in completion tokens; without a cache, ``-1`` beyond
+    ``max``.
+
+    Raises:
+        RecipeError: unless ``0 <= cache_tokens <= max_tokens``.
+
+    >>> from reason_rl.rollout.batch import example_batch
+    >>> soft_overlong(20480, 4096)(example_batch([1, 1, 0, 0], [16384, 17408, 20480, 20481])).tolist()
+    [0.0, -0.25, -1.0, -1.0]
 
     Source: DAPO (arXiv 2503.14476) eq. 13; equals ``trl.rewards.get_soft_overlong_punishment``.
     """
+    if not 0 <= cache_tokens <= max_tokens:
+        raise RecipeError(f"soft overlong: cache_tokens {cache_tokens} is not between 0 and max_tokens {max_tokens}")
 
     def reward(batch: RolloutBatch) -> Rows:
-        return ((max_tokens - cache_tokens - batch.length.float()) / cache_tokens).clamp(-1.0, 0.0)
+        # Lengths are whole numbers, so a divisor of 1 makes the step that a cache of 0 stands for.
+        return ((max_tokens - cache_tokens - batch.length.float()) / max(cache_tokens, 1)).clamp(-1.0, 0.0)
 
     return reward
 
 
-def cosine(max_tokens: int, right: tuple[float, float], wrong: tuple[float, float]) -> Reward:
+def cosine(
+    max_tokens: int, right: tuple[float, float], wrong: tuple[float, float], exceeded: float | None = None
+) -> Reward:
     """Return a reward that moves along half a cosine from length 0 to ``max_tokens`` completion tokens.
 
-    ``r = low + (high - low) (1 + cos(pi min(length, max) / max)) / 2`` with ``(high, low) = right`` for a right answer,
-    best when short, and ``wrong`` (at length 0, at the maximum) for a wrong one.
+    ``r = end + (start - end) (1 + cos(pi length / max)) / 2`` with ``(start, end) = right`` for a right answer and
+    ``wrong`` for a wrong one; nan when unscored.
 
-    Source: Demystifying Long CoT (arXiv 2502.03373) section 4.2. Lengths past the maximum count as the maximum.
+    Args:
+        max_tokens: completion tokens at which the end values are reached.
+        right, wrong: reward at length 0 and at the maximum.
+        exceeded: reward of a rollout that was cut or has ``max_tokens`` or more, whatever its answer; None = no such
+            rule, longer lengths count as the maximum.
+
+    Raises:
+        RecipeError: when ``max_tokens`` is not positive.
+
+    >>> from reason_rl.rollout.batch import example_batch
+    >>> reward = cosine(4096, right=(2.0, 1.0), wrong=(-10.0, 0.0), exceeded=-10.0)
+    >>> [round(r, 4) for r in reward(example_batch([1, 0, 1, 1], [1024, 3072, 2048, 4096])).tolist()]
+    [1.8536, -1.4645, 1.5, -10.0]
+
+    Source: Demystifying Long CoT (arXiv 2502.03373) section 4.2. The released code gives ``exceeded`` some tokens
+    before the maximum, because it guesses from lengths who was cut; here the sampler says so.
     """
+    if max_tokens <= 0:
+        raise RecipeError(f"cosine: max_tokens {max_tokens} is not positive")
 
     def reward(batch: RolloutBatch) -> Rows:
         share = batch.length.float().clamp(max=max_tokens) / max_tokens
         weight = (1 + torch.cos(torch.pi * share)) / 2
         value_right = right[1] + (right[0] - right[1]) * weight
         value_wrong = wrong[1] + (wrong[0] - wrong[1]) * weight
-        return torch.where(batch.correct == 1, value_right, value_wrong)
+        values = torch.where(batch.correct == 1, value_right, value_wrong)
+        if exceeded is not None:
+            values = torch.where(batch.truncated | (batch.length >= max_tokens), exceeded, values)
+        return torch.where(batch.correct.isnan(), torch.nan, values)
 
     return reward
 
 
 def product(*rewards: Reward) -> Reward:
-    """Return the product of the rewards, row by row."""
+    """Return the product of the rewards, row by row.
+
+    >>> from reason_rl.rollout.batch import example_batch
+    >>> product(correctness(), truncation())(example_batch([1, 1], [9, 9], cut=[False, True])).tolist()
+    [1.0, 0.0]
+    """
     return lambda batch: torch.stack([reward(batch) for reward in rewards]).prod(dim=0)
 
 
 def total(*rewards: Reward) -> Reward:
-    """Return the sum of the rewards, row by row."""
+    """Return the sum of the rewards, row by row.
+
+    >>> from reason_rl.rollout.batch import example_batch
+    >>> total(correctness(), soft_overlong(20, 10))(example_batch([1, 0], [15, 5])).tolist()
+    [0.5, 0.0]
+    """
     return lambda batch: torch.stack([reward(batch) for reward in rewards]).sum(dim=0)
 
 
@@ -77,20 +136,52 @@ def load_reward(path: Path, **params: Any) -> Reward:
     """Load ``reward`` from a file of ``rewards/`` and call it with the recipe's parameters.
 
     Raises:
-        RecipeError: when the file has no ``reward``, or does not take one of the parameters.
+        RecipeError: when the file cannot be loaded, has no ``reward``, or does not take these parameters.
     """
-    spec = importlib.util.spec_from_file_location(f"reason_rl_reward_{path.stem}", path)
-    if spec is None or spec.loader is None or not path.is_file():
+    if not path.is_file():
         raise RecipeError(f"{path}: no such reward file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    factory = getattr(module, "reward", None)
-    if factory is None:
+    factory = getattr(_load_module(path), "reward", None)
+    if not callable(factory):
         raise RecipeError(f"{path}: defines no function reward(**parameters)")
-    known = list(inspect.signature(factory).parameters)
-    for name in params:
+    _check_parameters(path, inspect.signature(factory).parameters, params)
+    reward = factory(**params)
+    if not callable(reward):
+        raise RecipeError(f"{path}: reward() returns {type(reward).__name__}, not a function of a rollout batch")
+    return reward
+
+
+def _load_module(path: Path) -> ModuleType:
+    """Run a reward file as a module of its own; it is registered because dataclasses look their module up."""
+    name = f"reason_rl_reward_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise RecipeError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise RecipeError(f"{path}: cannot be loaded ({type(error).__name__}: {error})") from error
+    return module
+
+
+def _check_parameters(path: Path, taken: Mapping[str, inspect.Parameter], params: Mapping[str, Any]) -> None:
+    """Raise RecipeError for an unknown, a missing or a wrongly typed parameter."""
+    known = [name for name, p in taken.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    takes_any = any(p.kind == p.VAR_KEYWORD for p in taken.values())
+    for name, value in params.items():
         if name not in known:
+            if takes_any:
+                continue
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; it takes {', '.join(known) or 'none'}"
             raise RecipeError(f"{path}: reward has no parameter {name}{hint}")
-    return factory(**params)
+        annotation = taken[name].annotation
+        wanted = getattr(annotation, "__name__", str(annotation))
+        accepted = ACCEPTED.get(wanted)
+        if accepted and (not isinstance(value, accepted) or (isinstance(value, bool) and wanted != "bool")):
+            raise RecipeError(f"{path}: parameter {name} is {value!r}; expected {wanted}")
+    for name in known:
+        if taken[name].default is inspect.Parameter.empty and name not in params:
+            raise RecipeError(f"{path}: reward needs the parameter {name}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from reason_rl.errors import RecipeError
 from reason_rl.problem.record import Problem
@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 
 def messages(problem: Problem, spec: Any) -> list[dict[str, str]]:
-    """Return the chat of a problem, from the recipe's ``prompt:`` section."""
+    """Return the chat of a problem, from the recipe's ``prompt:`` section.
+
+    Raises:
+        RecipeError: when the template has no place for the problem.
+    """
+    if "{prompt}" not in spec.template:
+        raise RecipeError("prompt.template: has no {prompt}, so the model would never see the problem")
     system = [{"role": "system", "content": spec.system}] if spec.system else []
     return [*system, {"role": "user", "content": spec.template.replace("{prompt}", problem.prompt)}]
 
@@ -29,7 +35,7 @@ def render_prompts(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBa
         raise RecipeError("model.path: the tokenizer has no chat template; use an instruction-tuned model")
     chats = [messages(problem, spec) for problem in problems]
     encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=True)
-    return [tuple(ids) for ids in encoded["input_ids"]]
+    return [tuple(ids) for ids in cast(Mapping[str, list[list[int]]], encoded)["input_ids"]]
 
 
 def check_context(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +73,45 @@ class RolloutBatch:
     def groups(self) -> int:
         """How many groups there are."""
         return len(self.problem_id) // self.group_size
+
+
+def example_batch(
+    correct: Sequence[float],
+    length: Sequence[int],
+    *,
+    cut: Sequence[bool] | None = None,
+    budget: int = 4096,
+    group_size: int | None = None,
+    columns: Mapping[str, tuple[Any, ...]] | None = None,
+) -> RolloutBatch:
+    """Return a batch with these verdicts and completion tokens and nothing else, to try a reward on.
+
+    Args:
+        correct: 1 right, 0 wrong, nan unscored, [B].
+        length: completion tokens, [B].
+        cut: which rollouts were cut by their budget, [B]; none when left out.
+        budget: completion tokens allowed, the same for all rows.
+        group_size: rows a problem; all rows are one group when left out.
+        columns: data set columns, each [B].
+
+    >>> example_batch([1, 0], [20, 64], cut=[False, True], budget=64).truncated.tolist()
+    [False, True]
+    """
+    rows, group_size = len(correct), group_size or len(correct)
+    reasons = ["length" if was_cut else "stop" for was_cut in (cut or [False] * rows)]
+    return RolloutBatch(
+        group_size=group_size,
+        problem_id=tuple(f"p{row // group_size}" for row in range(rows)),
+        prompt_ids=((),) * rows,
+        completion_ids=((),) * rows,
+        text=("",) * rows,
+        length=torch.tensor(length),
+        think_length=torch.tensor(length),
+        finish_reason=tuple(reasons),
+        budget=torch.full((rows,), budget),
+        correct=torch.tensor(correct, dtype=torch.float32),
+        columns=columns or {},
+    )
 
 
 PER_ROW = ("prompt_ids", "completion_ids", "text", "length", "think_length", "finish_reason", "budget", "correct")

@@ -86,9 +86,7 @@ def test_budgets_finish_reasons_and_retired_rows(make_llama):
         else:
             assert len(sample.token_ids) == request.max_tokens
             assert sample.token_ids[-1] not in ends
-        torch.testing.assert_close(
-            torch.tensor(sample.logps), forward_logps(model, request, sample), atol=1e-4, rtol=0
-        )
+        torch.testing.assert_close(torch.tensor(sample.logps), forward_logps(model, request, sample), atol=1e-4, rtol=0)
         reasons.add(sample.finish_reason)
     assert reasons == {"stop", "length"}
 
@@ -147,7 +145,7 @@ def test_top_k_and_top_p_stay_inside_and_renormalise(make_llama):
 
 
 def test_a_prompt_that_does_not_fit_is_refused(make_llama):
-    with pytest.raises(RunError, match="250 needs 25[0-9] tokens of context, the model has 256"):
+    with pytest.raises(RunError, match=r"250 needs 25[0-9] tokens of context, the model has 256"):
         backend(make_llama()).generate([SamplingRequest(tuple(range(10, 17)), 250, 0)], GREEDY)
 
 
@@ -165,13 +163,13 @@ def test_not_only_llama():
     model = Qwen2ForCausalLM(config).eval()
     asked = requests(8)
     for request, sample in zip(asked, backend(model).generate(asked, SamplingOptions()), strict=True):
-        torch.testing.assert_close(
-            torch.tensor(sample.logps), forward_logps(model, request, sample), atol=1e-4, rtol=0
-        )
+        torch.testing.assert_close(torch.tensor(sample.logps), forward_logps(model, request, sample), atol=1e-4, rtol=0)
 
 
 def test_progress_counts_every_row_once(make_llama):
     seen = []
-    backend(make_llama(), rows=3).generate(requests(8, 5), SamplingOptions(), lambda done, total: seen.append((done, total)))
+    backend(make_llama(), rows=3).generate(
+        requests(8, 5), SamplingOptions(), lambda done, total: seen.append((done, total))
+    )
     assert seen[-1] == (8, 8)
     assert seen == sorted(seen)

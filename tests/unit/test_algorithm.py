@@ -115,9 +115,9 @@ def test_kl_estimators():
     close(k3(logp, reference), [0.021403])
 
 
-rewards_and_lengths = st.lists(
-    st.tuples(st.integers(0, 1), st.integers(1, 500)), min_size=8, max_size=32
-).filter(lambda rows: len(rows) % 4 == 0)
+rewards_and_lengths = st.lists(st.tuples(st.integers(0, 1), st.integers(1, 500)), min_size=8, max_size=32).filter(
+    lambda rows: len(rows) % 4 == 0
+)
 
 
 @given(rewards_and_lengths)
@@ -197,5 +197,5 @@ def test_a_batch_checks_itself():
         batch(group_size=3)
     with pytest.raises(ValueError, match="unknown finish reason"):
         batch(reasons=("eos",) * 8)
-    with pytest.raises(ValueError, match="expected 8 rows, got {'length': 7}"):
+    with pytest.raises(ValueError, match=r"expected 8 rows, got \{'length': 7\}"):
         replace(batch(), length=LENGTHS[:7].long())

@@ -34,7 +34,14 @@ def test_exact_ignores_white_space_only():
 
 def test_math_equality_and_a_hostile_answer():
     with make_verifier("math", timeout_seconds=3.0) as verifier:
-        pairs = [(r"\frac{1}{2}", "0.5"), ("2", "3"), (r"9^{9^{9^{9}}}", "1"), (r"\sqrt{4}", "2"), (None, "2"), ("x", "x")]
+        pairs = [
+            (r"\frac{1}{2}", "0.5"),
+            ("2", "3"),
+            (r"9^{9^{9^{9}}}", "1"),
+            (r"\sqrt{4}", "2"),
+            (None, "2"),
+            ("x", "x"),
+        ]
         verdicts = verifier.verify([a for a, _ in pairs], [b for _, b in pairs])
         assert verdicts == [True, False, False, True, False, True]
         hang = r"\frac{5^{(5^{(5^{(5^5)})}-4)}-5}{16}"

@@ -33,7 +33,12 @@ def test_import_loads_nothing_heavy(module):
     assert not loaded(f"import {module}") & set(HEAVY)
 
 
-@pytest.mark.parametrize("arguments", [["validate", "tiny/dler"], ["show", "tiny/dler"], ["plan", "tiny/dler"], ["schema"], ["--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["validate", "tiny/dler"], ["show", "tiny/dler"], ["plan", "tiny/dler"], ["schema"], ["--help"]]
+)
 def test_commands_that_only_look_load_nothing_heavy(arguments):
-    code = f"import sys\nsys.argv = ['reason-rl', *{arguments!r}]\nfrom reason_rl.cli import main\ntry:\n    main()\nexcept SystemExit as e:\n    assert not e.code"
+    code = (
+        f"import sys\nsys.argv = ['reason-rl', *{arguments!r}]\nfrom reason_rl.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as e:\n    assert not e.code"
+    )
     assert not loaded(code) & set(HEAVY)

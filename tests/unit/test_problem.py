@@ -34,7 +34,10 @@ def test_jsonl_rows_become_problems(tmp_path):
         ([{"problem": "1+1", "answer": 2}, {"problem": "2+2"}], r"set.jsonl:2: no field answer"),
         ([{"problem": "1+1", "anwser": 2}], r"set.jsonl:1: no field answer; did you mean anwser"),
         ([{"problem": "1+1", "answer": " "}], r"set.jsonl:1: answer is empty"),
-        ([{"problem": "1+1", "answer": 2}, {"problem": "1+1", "answer": 2}], r"set.jsonl:2: problem .* at .*set.jsonl:1"),
+        (
+            [{"problem": "1+1", "answer": 2}, {"problem": "1+1", "answer": 2}],
+            r"set.jsonl:2: problem .* at .*set.jsonl:1",
+        ),
         (["{not json}\n"], r"set.jsonl:1: not JSON"),
         ([], "no problems"),
     ],

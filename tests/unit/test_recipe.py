@@ -53,7 +53,7 @@ def test_a_minimal_recipe_loads_and_numbers_are_numbers(write):
         ("seed: one\n", 1, "seed: input should be a valid integer"),
         ("data:\n  use: world\n  count: 5\n  sed: 1\n", 4, "data.sed: unknown key; did you mean seed?"),
         ("data: {use: wrld, count: 5}\n", 1, "data: input tag 'wrld'"),
-        ("lora: {rank: 8}\n", 1, "lora.rank: unknown key; did you mean rank_pattern?"),
+        ("lora: {lora_alph: 8}\n", 1, "lora.lora_alph: unknown key; did you mean lora_alpha?"),
         ("trainer: {temperature: 0.6}\n", 1, "trainer.temperature: is set by rollout.temperature; move it there"),
         ("trainer: {bf16: 3}\n", 1, "trainer.bf16: should be bool | None, is 3"),
         ("trainer: {num_generations: 3}\n", 1, "a process rolls out 8 rows"),
@@ -147,9 +147,9 @@ def test_overrides_set_delete_and_remember_their_origin(write):
 
 def test_environment_variables(write, monkeypatch):
     monkeypatch.setenv("WHERE", "there")
-    assert load_recipe(write(MINIMAL.replace("out", "${env:WHERE}/x"))).recipe.output == "there/x"
+    assert load_recipe(write(MINIMAL.replace("output: out", "output: ${env:WHERE}/x"))).recipe.output == "there/x"
     monkeypatch.delenv("WHERE")
-    assert ":1: environment variable WHERE is not set" in complaint(write(MINIMAL.replace("out", "${env:WHERE}/x")))
+    assert ":1: environment variable WHERE is not set" in complaint(write(MINIMAL.replace("output: out", "output: ${env:WHERE}/x")))
 
 
 def test_a_resolved_recipe_loads_to_itself(write):
