@@ -1,9 +1,9 @@
 """Soft overlong punishment: r = s + clip((max - cache - length) / cache, -1, 0), lengths in completion tokens.
 
-s is 1 for a right answer and ``wrong_reward`` for a wrong one. DAPO's is -1; the default here is 0, as in TRL's
-examples, which makes the punishment weigh twice as much against correctness (our choice).
+s is 1 for a right answer and ``wrong_reward`` for a wrong one. DAPO's is -1; the default here is 0 (our choice), which
+makes the punishment weigh twice as much against correctness.
 
-Source: DAPO (arXiv 2503.14476) eq. 13 and section 3.4.
+Source: DAPO (arXiv 2503.14476) eq. 13.
 
 >>> from reason_rl.rollout.batch import example_batch
 >>> reward(max_tokens=100, cache_tokens=20)(example_batch(correct=[1, 0, 1], length=[80, 90, 100])).tolist()

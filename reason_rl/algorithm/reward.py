@@ -93,8 +93,8 @@ def cosine(
     >>> [round(r, 4) for r in reward(example_batch([1, 0, 1, 1], [1024, 3072, 2048, 4096])).tolist()]
     [1.8536, -1.4645, 1.5, -10.0]
 
-    Source: Demystifying Long CoT (arXiv 2502.03373) section 4.2. The released code gives ``exceeded`` some tokens
-    before the maximum, because it guesses from lengths who was cut; here the sampler says so.
+    Source: Demystifying Long CoT (arXiv 2502.03373) section 4.2. The released code judges by length alone and
+    gives ``exceeded`` from a small margin before the maximum on; here there is no margin, the sampler says who was cut.
     """
     if max_tokens <= 0:
         raise RecipeError(f"cosine: max_tokens {max_tokens} is not positive")
