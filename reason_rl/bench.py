@@ -1,4 +1,4 @@
-"""Stock trl.GRPOTrainer against our DLER, on the same model, problems, cap and number of rollouts."""
+"""Comparisons over seeds: one recipe with itself, and stock trl.GRPOTrainer with our DLER."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RECIPE = "tiny/dler"
 LEARNING_RATES = (3e-5, 1e-4, 3e-4)
+SIDES = ("before", "after")
 VARIANTS = ("plain", "soft_overlong", "cosine")
 WINDOW_GENERATIONS = 3
 
@@ -40,6 +41,42 @@ class Job:
     def key(self) -> str:
         """Name of the run, in the results and as a folder."""
         return f"{self.method}-lr{self.learning_rate:g}-seed{self.seed}"
+
+
+def over_seeds(name: str, seeds: int, out: Path, say: Say) -> list[dict[str, Any]]:
+    """Run a recipe with seeds 0, 1, ... and return one row a seed; rows already in ``out`` are not made again."""
+    from reason_rl.pipeline import run as run_recipe
+
+    rows = {row["seed"]: row for row in _lines(out)}
+    for seed in range(seeds):
+        if seed in rows:
+            continue
+        folder = RunFolder(out.parent / "runs" / f"{name.replace('/', '-')}-seed{seed}")
+        loaded = load_recipe(name, [f"seed={seed}", f"output={folder.path}"])
+        folder.prepare(loaded.resolved(), resume=True)
+        say(f"{name}, seed {seed}")
+        summary = run_recipe(loaded.recipe, folder, resume=True, say=say)
+        rows[seed] = {"recipe": name, "seed": seed, **_facts(summary), "training": summary["training"]}
+        _append(out, rows[seed])
+    return list(rows.values())
+
+
+def _facts(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return what a result file keeps of a paired summary."""
+    levels = {
+        level: {
+            side: {m: summary[side]["levels"][level][m] for m in ("accuracy", "completion_tokens")} for side in SIDES
+        }
+        for level in summary["before"]["levels"]
+    }
+    kept = ("problems", "samples", "sampling", "metrics", "token_cut", "accuracy_held")
+    return {**{key: summary[key] for key in kept}, "levels": levels}
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def stock_comparison(out: Path, seeds: int, say: Say) -> dict[str, Any]:
@@ -156,9 +193,7 @@ def _do(job: Job, out: Path, done: dict[str, dict[str, Any]], say: Say) -> dict[
         "seconds_to_goal": seconds_to_goal(history, start_accuracy, start_tokens),
         "reached_goal": accuracy["difference"]["low"] > -0.01 and summary["token_cut"]["mean"] >= 0.5,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    _append(out, row)
     done[job.key] = row
     return row
 

@@ -242,6 +242,27 @@ def recipes_cp(name: str, target: Path, as_json: AsJson = False) -> None:
     emit({"copied": str(goal)}, as_json, str(goal))
 
 
+@bench_app.command("seeds")
+def bench_seeds(
+    recipe: RecipeName,
+    out: Annotated[Path, typer.Option(help="Results, one JSON line a seed; seeds found there are not repeated.")],
+    seeds: Annotated[int, typer.Option(help="Training seeds.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe with several training seeds."""
+    from reason_rl.bench import over_seeds
+
+    rows = over_seeds(recipe, seeds, out, say)
+    emit(rows, as_json, "\n".join(_seed_line(row) for row in rows))
+
+
+def _seed_line(row: dict[str, Any]) -> str:
+    from reason_rl.report.tables import figure
+
+    difference = figure("accuracy", row["metrics"]["accuracy"]["difference"], signed=True)
+    return f"seed {row['seed']}: {row['token_cut']['mean']:.1%} fewer tokens, accuracy {difference} points"
+
+
 @bench_app.command("stock")
 def bench_stock(
     out: Annotated[Path, typer.Option(help="Results, one JSON line a run; runs found there are not repeated.")],

@@ -6,7 +6,8 @@ Right answers fall from 2 to 1, wrong ones rise from -10 to 0; a rollout that is
 Source: Demystifying Long CoT (arXiv 2502.03373) section 4.2 and its table of hyper-parameters.
 
 >>> from reason_rl.rollout.batch import example_batch
->>> reward(max_tokens=4096)(example_batch(correct=[1, 0, 1], length=[2048, 2048, 4096])).tolist()
+>>> rewards = reward(max_tokens=4096)(example_batch(correct=[1, 0, 1], length=[2048, 2048, 4096]))
+>>> [round(r, 4) for r in rewards.tolist()]
 [1.5, -5.0, -10.0]
 """
 

@@ -149,7 +149,9 @@ def test_environment_variables(write, monkeypatch):
     monkeypatch.setenv("WHERE", "there")
     assert load_recipe(write(MINIMAL.replace("output: out", "output: ${env:WHERE}/x"))).recipe.output == "there/x"
     monkeypatch.delenv("WHERE")
-    assert ":1: environment variable WHERE is not set" in complaint(write(MINIMAL.replace("output: out", "output: ${env:WHERE}/x")))
+    assert ":1: environment variable WHERE is not set" in complaint(
+        write(MINIMAL.replace("output: out", "output: ${env:WHERE}/x"))
+    )
 
 
 def test_a_resolved_recipe_loads_to_itself(write):
