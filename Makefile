@@ -25,11 +25,11 @@ demo: $(STAMP) ## Evaluate, train with DLER, evaluate again, report.
 	$(BIN)/reason-rl run recipes/tiny/dler.yaml
 
 test: $(STAMP) ## Run the whole test suite.
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## Format, lint, types, import layers, tests.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -66,7 +66,9 @@ def load_model(spec: Any, *, folder: Path | None = None) -> PreTrainedModel:
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     adapter = folder if folder is not None and (folder / "adapter_config.json").is_file() else None
     source = resolve_model(spec.path) if folder is None or adapter else str(folder)
     try:

@@ -1,0 +1,78 @@
+"""DLER does in the tiny world what its paper says: shorter at equal accuracy, and its cures are what does it."""
+
+import statistics
+
+import pytest
+
+from reason_rl.evaluate.records import read_rows
+from reason_rl.evaluate.run import evaluate
+from reason_rl.recipe.load import load_recipe
+from reason_rl.run_folder import RunFolder
+from reason_rl.trainer.train import train
+
+SEEDS = (0, 1)
+CAP = 64
+SHORT = (
+    "trainer.max_steps=160",
+    "trainer.save_steps=160",
+    "trainer.warmup_steps=8",
+    "eval.data.count=216",
+    "eval.samples=2",
+    "eval.max_tokens=256",
+)
+# Stock scaling by the group's std, symmetric clipping, flat groups kept: what DLER says goes wrong under truncation.
+BROKEN = (
+    "algorithm.filter={keep: all, refill: false}",
+    "algorithm.advantage={baseline: group_mean, scale: group_std}",
+    "trainer.epsilon_high=0.2",
+)
+
+
+def learn(folder, seed, *changes):
+    loaded = load_recipe("tiny/dler", [*SHORT, *changes, f"seed={seed}", f"output={folder}"])
+    run = RunFolder(folder)
+    run.prepare(loaded.resolved(), resume=False)
+    train(loaded.recipe, run)
+    evaluate(loaded.recipe, run.model, run.eval / "after.jsonl")
+    return read_rows(run.eval / "after.jsonl").rows
+
+
+def mean(rows, name):
+    return statistics.mean(float(getattr(row, name)) for row in rows)
+
+
+def within_cap(rows):
+    """Return the share that is right within the cap that was trained for."""
+    return statistics.mean(row.correct and row.completion_tokens <= CAP for row in rows)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    loaded = load_recipe("tiny/dler", SHORT)
+    path = tmp_path_factory.mktemp("start") / "before.jsonl"
+    evaluate(loaded.recipe, None, path)
+    return read_rows(path).rows
+
+
+@pytest.fixture(scope="module")
+def dler(tmp_path_factory):
+    return [learn(tmp_path_factory.mktemp("dler") / str(seed), seed) for seed in SEEDS]
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    return [learn(tmp_path_factory.mktemp("broken") / str(seed), seed, *BROKEN) for seed in SEEDS]
+
+
+@pytest.mark.slow
+def test_dler_shortens_and_accuracy_holds(start, dler):
+    for rows in dler:
+        assert mean(rows, "completion_tokens") < 0.75 * mean(start, "completion_tokens")
+        assert mean(rows, "correct") > mean(start, "correct")
+        assert within_cap(rows) > within_cap(start) + 0.15
+
+
+@pytest.mark.slow
+def test_the_broken_variant_does_worse(dler, broken):
+    ours, theirs = (statistics.mean(within_cap(rows) for rows in runs) for runs in (dler, broken))
+    assert ours > theirs + 0.02
