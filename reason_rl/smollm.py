@@ -52,8 +52,13 @@ def smollm_path() -> Path:
 def convert(source: Path, target: Path) -> None:
     """Read the GGUF file, dequantise it to float32 and save it as an ordinary model folder."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     AutoTokenizer.from_pretrained(source, gguf_file=GGUF_NAME).save_pretrained(target)
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF_NAME, dtype=torch.float32)
-    model.save_pretrained(target)
+    dequantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF_NAME, dtype=torch.float32)
+    # The loaded object still counts as quantised and refuses to be saved; a plain one takes its weights.
+    config = AutoConfig.from_pretrained(source, gguf_file=GGUF_NAME)
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(dequantised.state_dict())
+    plain.generation_config = dequantised.generation_config
+    plain.save_pretrained(target)
