@@ -71,7 +71,7 @@ def _row(
         sample=number,
         seed=seed,
         prompt=problem.prompt,
-        completion=grader.tokenizer.decode(list(sample.token_ids)),
+        completion=grader.decode(sample.token_ids),
         answer=problem.answer,
         extracted=extracted,
         correct=verdict and sample.finish_reason != "length",
@@ -95,6 +95,7 @@ def evaluate(
         RecipeError: when data or model cannot be used.
     """
     section = recipe.eval
+    assert section is not None
     options = EvalOptions(**section.model_dump(exclude={"data"}))
     tokenizer = load_tokenizer(recipe.model)
     problems = load_problems(section.data)
@@ -110,6 +111,7 @@ def evaluate(
 
 
 def _header(recipe: Recipe, folder: Path | None, problems: int) -> dict[str, Any]:
+    assert recipe.eval is not None
     sampling = recipe.eval.model_dump(exclude={"data"})
     return {
         "model": str(folder or recipe.model.path),

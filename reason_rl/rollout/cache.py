@@ -24,15 +24,15 @@ class ChunkedLayer(DynamicLayer):
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
         if not self._buffers or self._buffers[0].shape[2] < end:
-            self._move([self.keys, self.values] if start else [], like=key_states, room=end)
+            self._move([b[:, :, :start] for b in self._buffers], like=key_states, room=end)
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, start:end] = states
-        self._show(end)
-        return self.keys, self.values
+        return self._show(end)
 
     def keep_rows(self, rows: Tensor, first: int) -> None:
         """Keep these rows and drop the ``first`` oldest positions, which are padding in every kept row."""
-        kept = [states[rows, :, first:] for states in (self.keys, self.values)]
+        end = self.get_seq_length()
+        kept = [buffer[rows, :, first:end] for buffer in self._buffers]
         self._move(kept, like=kept[0], room=kept[0].shape[2] + 1)
         self._show(kept[0].shape[2])
 
@@ -43,8 +43,10 @@ class ChunkedLayer(DynamicLayer):
         for buffer, states in zip(self._buffers, old, strict=False):
             buffer[:, :, : states.shape[2]] = states
 
-    def _show(self, tokens: int) -> None:
-        self.keys, self.values = (buffer[:, :, :tokens] for buffer in self._buffers)
+    def _show(self, tokens: int) -> tuple[Tensor, Tensor]:
+        keys, values = (buffer[:, :, :tokens] for buffer in self._buffers)
+        self.keys, self.values = keys, values
+        return keys, values
 
 
 def chunked_cache(layers: int) -> Cache:
@@ -55,4 +57,5 @@ def chunked_cache(layers: int) -> Cache:
 def keep_rows(cache: Cache, rows: Tensor, first: int) -> None:
     """Keep these rows of every layer, without the ``first`` oldest positions."""
     for layer in cache.layers:
+        assert isinstance(layer, ChunkedLayer)
         layer.keep_rows(rows, first)

@@ -40,14 +40,18 @@ class Grader:
             return list(completion_ids).index(self.end_think_id) + 1
         return len(completion_ids)
 
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """Return the text of one row of token ids."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
     def answer_text(self, completion_ids: Sequence[int]) -> str | None:
         """Return the text after thinking; None when the model should close its thinking and did not."""
         if self.end_think_id is None:
-            return self.tokenizer.decode(completion_ids, skip_special_tokens=True)
+            return self.decode(completion_ids, skip_special_tokens=True)
         if self.end_think_id not in completion_ids:
             return None
         after = list(completion_ids)[self.think_length(completion_ids) :]
-        return self.tokenizer.decode(after, skip_special_tokens=True)
+        return self.decode(after, skip_special_tokens=True)
 
     def extracted(self, completion_ids: Sequence[int]) -> str | None:
         """Return the boxed answer given after thinking."""
@@ -73,7 +77,7 @@ class Grader:
             problem_id=tuple(row["problem_id"] for row in rows),
             prompt_ids=tuple(tuple(ids) for ids in prompt_ids),
             completion_ids=tuple(tuple(ids) for ids in completions),
-            text=tuple(self.tokenizer.batch_decode([list(ids) for ids in completions])),
+            text=tuple(self.decode(ids) for ids in completions),
             length=torch.tensor([len(ids) for ids in completions]),
             think_length=torch.tensor([self.think_length(ids) for ids in completions]),
             finish_reason=tuple(sample.finish_reason for sample in samples),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
 from reason_rl.errors import RunError
 from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest
@@ -126,7 +127,7 @@ class HFBackend:
             logits = self._step(lanes, cache)
         return _samples(tokens, logps, lengths, stopped)
 
-    def _prefill(self, requests: list[SamplingRequest], cache: object) -> tuple[Lanes, Tensor]:
+    def _prefill(self, requests: list[SamplingRequest], cache: Cache) -> tuple[Lanes, Tensor]:
         device = self.model.device
         width = max(len(request.prompt_ids) for request in requests)
         ids = torch.full((len(requests), width), self.pad_token_id, device=device)
@@ -138,12 +139,12 @@ class HFBackend:
         lanes = Lanes(rows, mask, ids[:, -1], torch.ones_like(rows, dtype=torch.bool))
         return lanes, self._forward(ids, mask, (mask.cumsum(dim=1) - 1).clamp(min=0), cache)
 
-    def _step(self, lanes: Lanes, cache: object) -> Tensor:
+    def _step(self, lanes: Lanes, cache: Cache) -> Tensor:
         lanes.mask = torch.nn.functional.pad(lanes.mask, (0, 1), value=1)
         positions = lanes.mask.sum(dim=1, keepdim=True) - 1
         return self._forward(lanes.token[:, None], lanes.mask, positions, cache)
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: object) -> Tensor:
+    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
         output = self.model(
             input_ids=ids,
             attention_mask=mask,
@@ -155,7 +156,7 @@ class HFBackend:
         return output.logits[:, -1]
 
 
-def _retire(lanes: Lanes, cache: object) -> Lanes:
+def _retire(lanes: Lanes, cache: Cache) -> Lanes:
     """Drop finished rows, and the positions that are padding in all rows that stay."""
     rows = lanes.alive.nonzero().flatten()
     mask = lanes.mask[rows]

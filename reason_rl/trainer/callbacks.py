@@ -95,7 +95,7 @@ class RunCallback(TrainerCallback):
             raise RunError(
                 f"weights are not finite at step {state.global_step} ({bad[0]}); the checkpoint before is good"
             )
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         saved = {"refill_position": trainer.refill.position, **trainer.algorithm_state}
         (folder / STATE_FILE).write_text(json.dumps(saved))
         marker = folder / (COMPLETE_FILE + ".part")

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from reason_rl.algorithm.advantage import advantages
+from reason_rl.algorithm.advantage import Baseline, Scale, advantages
 from reason_rl.algorithm.budget import BudgetPolicy
-from reason_rl.algorithm.filter import keep_groups
+from reason_rl.algorithm.filter import Keep, keep_groups
 from reason_rl.algorithm.reward import Reward
 from reason_rl.rollout.backend import sampling_seed
 from reason_rl.rollout.batch import RolloutBatch
@@ -22,8 +22,8 @@ from reason_rl.rollout.batch import RolloutBatch
 class AdvantageRule:
     """Which baseline is subtracted and what the result is divided by; names as in ``algorithm.advantage``."""
 
-    baseline: str = "group_mean"
-    scale: str = "group_std"
+    baseline: Baseline = "group_mean"
+    scale: Scale = "group_std"
     correct_bonus: float = 0.0
 
 
@@ -31,7 +31,7 @@ class AdvantageRule:
 class FilterRule:
     """Which groups are trained on, judged by which metric, and whether dropped ones are replaced by new rollouts."""
 
-    keep: str = "all"
+    keep: Keep = "all"
     metric: Literal["reward", "correct"] = "reward"
     refill: bool = False
     max_rounds: int = 10

@@ -33,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
 
 def grpo_config(recipe: Recipe, output_dir: Path, budget_tokens: int) -> GRPOConfig:
     """Build the GRPOConfig: raw ``trainer:`` fields over our defaults, then what the other sections decide."""
+    assert recipe.algorithm is not None
     given = dict(recipe.trainer)
     correction = recipe.rollout.importance_correction
     decided = {
@@ -83,6 +84,7 @@ def sampling_options(recipe: Recipe) -> SamplingOptions:
 def composition(recipe: Recipe, reward_file: Path) -> Composition:
     """Build the method from the ``algorithm:`` section."""
     algorithm = recipe.algorithm
+    assert algorithm is not None
     return Composition(
         reward=load_reward(reward_file, **algorithm.reward.params()),
         budget=make_budget(algorithm.budget),

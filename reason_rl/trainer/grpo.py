@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PrinterCallback
 from trl import GRPOTrainer
 
+from reason_rl.algorithm.filter import select_until_full
 from reason_rl.algorithm.kl import k2
 from reason_rl.errors import RunError
 from reason_rl.rollout.backend import Backend, SamplingOptions
@@ -80,11 +81,12 @@ class ReasonGRPOTrainer(GRPOTrainer):
             seed=self.args.seed,
         )
 
-    def composed_reward(self, completion_ids: list[list[int]], **_columns: Any) -> list[float]:
+    def composed_reward(self, completion_ids: list[list[int]], **_columns: Any) -> list[float | None]:
         """Grade the rows that were just sampled and return their composed reward; TRL calls this once a round."""
         seam = self.vllm_generation
         prompt_ids = [self._prompt_tokens(row) for row in self._rows]
         moment = Moment(self.state.global_step, self._progress(), seam.version)
+        assert seam.plan is not None
         batch = self.grader.grade(self._rows, prompt_ids, seam.samples, seam.plan.budgets, moment, self.num_generations)
         rewards = self.composition.reward(batch).to(torch.float32)
         self._graded = (batch, rewards)
@@ -108,9 +110,10 @@ class ReasonGRPOTrainer(GRPOTrainer):
         self, model: Any, inputs: Output, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """Add the k2 form of the KL term, which TRL lacks; everything else is TRL's."""
-        if self.composition.kl_type == "k3" or self.beta == 0.0:
+        if self.composition.kl_type == "k3" or self.args.beta == 0.0:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        beta, self.beta = self.beta, 0.0
+        beta = float(self.args.beta)
+        self.beta = 0.0
         try:
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         finally:
@@ -162,9 +165,7 @@ class ReasonGRPOTrainer(GRPOTrainer):
         group_size = self.num_generations
         output = join([r.output for r in rounds], self._tokenizer.pad_token_id) if len(rounds) > 1 else rounds[0].output
         kept = torch.cat([r.kept for r in rounds])
-        chosen = kept.nonzero().flatten()[:wanted]
-        spare = (~kept).nonzero().flatten()[: wanted - len(chosen)]
-        groups = torch.cat([chosen, spare]).sort().values
+        groups = select_until_full(kept, wanted)
         rows = (groups[:, None] * group_size + torch.arange(group_size)).flatten()
         if len(rounds) > 1:
             output = take_rows(output, rows)

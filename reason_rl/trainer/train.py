@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reason_rl.answer.verify import make_verifier
-from reason_rl.errors import RunError
+from reason_rl.errors import RecipeError, RunError
 from reason_rl.models import context_tokens, end_think_id, eos_ids, load_model, load_tokenizer
 from reason_rl.problem.prompt import check_context, render_prompts, to_dataset
+from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
 from reason_rl.rollout.grading import Grader
 from reason_rl.rollout.hf import HFBackend
@@ -66,7 +67,7 @@ def _build(recipe: Recipe, run: RunFolder, verifier: Any, resumed_step: int) -> 
     """Load problems and model, check what can be checked, and put the trainer together."""
     tokenizer = load_tokenizer(recipe.model)
     think_id = end_think_id(tokenizer, recipe.model.end_think_token)
-    problems = load_problems(recipe.data)
+    problems = training_problems(recipe)
     method = composition(recipe, recipe.reward_file())
     prompts = render_prompts(problems, tokenizer, recipe.prompt)
     model = load_model(recipe.model)
@@ -95,6 +96,21 @@ def _build(recipe: Recipe, run: RunFolder, verifier: Any, resumed_step: int) -> 
     backend.model = trainer.accelerator.unwrap_model(trainer.model)
     callback.trainer = trainer
     return trainer, callback
+
+
+def training_problems(recipe: Recipe) -> list[Problem]:
+    """Load the training problems without those that the recipe evaluates on, and say how many were left out."""
+    problems = load_problems(recipe.data)
+    if recipe.eval is None:
+        return problems
+    held_out = {problem.id for problem in load_problems(recipe.eval.data)}
+    kept = [problem for problem in problems if problem.id not in held_out]
+    if not kept:
+        raise RecipeError("data: every training problem is also an eval problem; name another split or seed")
+    if len(kept) < len(problems):
+        left_out = len(problems) - len(kept)
+        print(f"reason-rl: {left_out} training problems are also eval problems and are left out", file=sys.stderr)
+    return kept
 
 
 def _resume_point(checkpoints: Path, resume: bool) -> Path | None:

@@ -51,9 +51,8 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> L
     Attention is written out ("eager") because it compiles to faster CPU code than the fused kernel's backward pass.
     """
     torch.manual_seed(config.seed)
-    return LlamaForCausalLM(
+    model = LlamaForCausalLM(
         LlamaConfig(
-            attn_implementation="eager",
             vocab_size=len(tokenizer),
             hidden_size=config.hidden_size,
             num_hidden_layers=config.layers,
@@ -67,6 +66,8 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> L
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+    model.set_attn_implementation("eager")
+    return model
 
 
 def traces(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[list[int], int]]:
@@ -83,7 +84,7 @@ def traces(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterat
         if not in_split(problem.question, "train"):
             continue
         chat = [{"role": "user", "content": problem.question}]
-        prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False).split()
+        prompt = str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)).split()
         completion = [*completion_words(rng, problem, config.max_completion_tokens), EOS]
         seen += 1
         yield [vocabulary[word] for word in (*prompt, *completion)], len(prompt)

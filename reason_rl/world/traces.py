@@ -7,7 +7,9 @@ several times, steps are written out in full, and right steps are checked again.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 from reason_rl.world.families import MODULUS, WALK_LIMIT, WorldProblem, apply
@@ -60,7 +62,7 @@ def walk_step(style: Style, count: int, value: int, stride: int, result: int, ta
     return [str(count), ":", str(value), "+", str(stride), "=", str(result), *verdict]
 
 
-def attempt(rng: random.Random, style: Style, exact: int, write, words: list[str]) -> int:
+def attempt(rng: random.Random, style: Style, exact: int, write: Callable[[int], list[str]], words: list[str]) -> int:
     """Write one computed step, maybe slipped, maybe re-checked with ``wait``; return the value that stands."""
     result = slipped(rng, exact) if rng.random() < style.slip_rate else exact
     words += write(result)
@@ -76,9 +78,8 @@ def chain_pass(rng: random.Random, problem: WorldProblem, style: Style, words: l
     value = problem.numbers[0]
     for operator, operand in zip(problem.operators, problem.numbers[1:], strict=True):
         exact, before = apply(value, operator, operand), value
-        value = attempt(
-            rng, style, exact, lambda r, b=before, o=operator, k=operand: chain_step(style, b, o, k, r), words
-        )
+        write = partial(chain_step, style, before, operator, operand)
+        value = attempt(rng, style, exact, write, words)
     return str(value)
 
 
@@ -86,7 +87,7 @@ def pair_pass(rng: random.Random, problem: WorldProblem, style: Style, words: li
     """Try the pairs in order until one fits; None when a slip made the search miss it."""
     target, *numbers = problem.numbers
     for first, second in combinations(numbers, 2):
-        write = lambda r, a=first, b=second: pair_step(style, a, b, r, target)  # noqa: E731
+        write = partial(pair_step, style, first, second, target=target)
         if attempt(rng, style, first + second, write, words) == target:
             return f"{first} {second}"
     return None
@@ -97,7 +98,7 @@ def walk_pass(rng: random.Random, problem: WorldProblem, style: Style, words: li
     value, stride, target = problem.numbers
     for count in range(1, WALK_LIMIT + 1):
         exact, before = (value + stride) % MODULUS, value
-        write = lambda r, n=count, b=before: walk_step(style, n, b, stride, r, target)  # noqa: E731
+        write = partial(walk_step, style, count, before, stride, target=target)
         value = attempt(rng, style, exact, write, words)
         if value == target:
             return str(count)

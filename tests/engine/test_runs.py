@@ -221,3 +221,17 @@ def test_a_full_disk_leaves_the_checkpoint_before_intact(tmp_path):
     succeed("train", "tiny/dler", *SMALL, f"output={folder}", "--resume")
     assert [row["step"] for row in metrics(folder)] == [2, 4, 6, 8, 10, 12]
     assert Path(folder / "model" / "model.safetensors").exists()
+
+
+def test_problems_of_the_evaluation_are_not_trained_on(tmp_path):
+    from reason_rl.problem.sources import load_problems
+    from reason_rl.recipe.load import load_recipe
+    from reason_rl.trainer.train import training_problems
+
+    shared = ["data.count=60", "eval.data.split=train", "eval.data.count=18", "eval.data.seed=0"]
+    recipe = load_recipe("tiny/dler", shared).recipe
+    kept = {problem.id for problem in training_problems(recipe)}
+    assert len(kept) == 42
+    assert not kept & {problem.id for problem in load_problems(recipe.eval.data)}
+    out = f"output={tmp_path / 'x'}"
+    fails(2, "every training problem is also an eval problem", "train", "tiny/dler", out, *shared, "data.count=18")

@@ -1,9 +1,11 @@
 import random
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reason_rl.errors import RecipeError
 from reason_rl.world.dataset import draw_problems, split_of
 from reason_rl.world.families import FAMILIES, LEVELS, apply, make_problem
 from reason_rl.world.traces import completion_words, shortest_think_words, think_words
@@ -71,6 +73,11 @@ def test_splits_never_share_a_problem_and_are_balanced():
     for split, split_problems in drawn.items():
         assert {split_of(p.question) for p in split_problems} == {split}
         assert set(Counter((p.family, p.level) for p in split_problems).values()) == {10}
+
+
+def test_an_exhausted_family_says_so():
+    with pytest.raises(RecipeError, match="the test split of chain has no 3200 distinct problems of level 1"):
+        list(draw_problems("test", 1600 * 2, 0, ("chain",)))
 
 
 def test_drawing_is_a_function_of_the_seed():
