@@ -13,8 +13,8 @@ from reason_rl.trainer.train import train
 SEEDS = (0, 1)
 CAP = 64
 SHORT = (
-    "trainer.max_steps=160",
-    "trainer.save_steps=160",
+    "trainer.max_steps=96",
+    "trainer.save_steps=96",
     "trainer.warmup_steps=8",
     "eval.data.count=216",
     "eval.samples=2",
