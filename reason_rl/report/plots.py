@@ -66,6 +66,9 @@ def learning_curves(history: Sequence[Mapping[str, Any]]) -> str:
         axis.plot(*zip(*points, strict=True), color=AFTER, linewidth=1.5)
         axis.set_title(CURVES[name], color=INK, fontsize=10, loc="left")
         axis.set_xlabel("step", color=INK)
+        if name == "importance_ratio_mean":
+            values = [value for _, value in points]
+            axis.set_ylim(min(0.9, *values), max(1.1, *values))
     for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)
     return _svg(figure, "learning curves")
@@ -89,6 +92,8 @@ def length_histogram(before: Sequence[EvalRow], after: Sequence[EvalRow]) -> str
 
 def accuracy_against_tokens(summary: Mapping[str, Any], before: Sequence[EvalRow], after: Sequence[EvalRow]) -> str:
     """Draw accuracy over mean completion tokens with 95 % error bars both ways, overall and by level."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
     figure, axes = _figure(2, 1, 3.4)
     overall, by_level = axes.flat
     for side, colour in (("before", BEFORE), ("after", AFTER)):
@@ -109,6 +114,9 @@ def accuracy_against_tokens(summary: Mapping[str, Any], before: Sequence[EvalRow
     for rows, colour, side in ((before, BEFORE, "before"), (after, AFTER, "after")):
         _levels(by_level, rows, colour, side)
     by_level.set_xscale("log")
+    by_level.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    by_level.xaxis.set_major_formatter(ScalarFormatter())
+    by_level.xaxis.set_minor_formatter(NullFormatter())
     by_level.set_title("by level", color=INK, fontsize=10, loc="left")
     for axis in (overall, by_level):
         axis.set_xlabel("completion tokens", color=INK)
