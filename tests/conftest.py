@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from hypothesis import settings
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import GRPOConfig
 
@@ -18,6 +19,10 @@ from reason_rl.rollout.grading import Grader
 from reason_rl.trainer.composition import Composition
 from reason_rl.trainer.grpo import ReasonGRPOTrainer
 from reason_rl.world.tokenizer import END_THINK, build_tokenizer
+
+# A slow machine is no failure.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
