@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-BOXED = re.compile(r"\\f?boxed\s*\{")
+# A box opens (over-escaped ones too: some models print \\boxed), an escaped character (\{ does not count), or a brace.
+TOKENS = re.compile(r"(?P<box>\\{1,4}(?:boxed|fbox)\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
 
 
 def split_think(text: str, end_think: str | None) -> tuple[str, str | None]:
@@ -14,6 +15,8 @@ def split_think(text: str, end_think: str | None) -> tuple[str, str | None]:
 
     >>> split_think("2 + 2 = 4 </think> It is 4.", "</think>")
     ('2 + 2 = 4 ', ' It is 4.')
+    >>> split_think("2 + 2", "</think>")
+    ('2 + 2', None)
     """
     if end_think is None:
         return "", text
@@ -22,15 +25,22 @@ def split_think(text: str, end_think: str | None) -> tuple[str, str | None]:
 
 
 def extract_boxed(text: str) -> str | None:
-    r"""Return the content of the last complete ``\boxed{...}`` (or ``\fboxed``); None when there is none.
+    r"""Return the content of the last complete ``\boxed{...}`` or ``\fbox{...}``; None when there is none.
+
+    Of nested boxes the inner one counts. One pass, so that a long run of unclosed boxes costs no more than any text.
 
     >>> extract_boxed(r"so \boxed{1} or rather \boxed{ \frac{1}{2} }")
     '\\frac{1}{2}'
     """
-    for match in reversed(list(BOXED.finditer(text))):
-        depth = 1
-        for position in range(match.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            if depth == 0:
-                return text[match.end() : position].strip()
-    return None
+    last_start, last_end = -1, -1
+    opened: list[int] = []  # where the content of each open box starts, -1 for a plain brace
+    for token in TOKENS.finditer(text):
+        if token["box"]:
+            opened.append(token.end())
+        elif token["open"]:
+            opened.append(-1)
+        elif token["close"] and opened:
+            start = opened.pop()
+            if start > last_start:
+                last_start, last_end = start, token.start()
+    return None if last_start < 0 else text[last_start:last_end].strip()

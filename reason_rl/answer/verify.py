@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from reason_rl.answer.worker import serve
+from reason_rl.answer.pool import WorkerPool
 
-START_SECONDS = 60.0
+MAX_WORKERS = 4
 
 
 class Verifier(Protocol):
@@ -53,71 +51,51 @@ class ExactVerifier:
 
 
 class MathVerifier:
-    """math-verify in a process of its own; an answer that takes longer than the deadline is wrong and counted.
+    """math-verify in processes of their own; an answer that takes longer than the deadline is wrong and counted.
 
-    math-verify's own alarm cannot interrupt a long big-integer operation, so the process is killed and started anew.
+    math-verify's own alarm cannot interrupt a long big-integer operation, so the process is killed and replaced.
+    Equal strings are right without asking; the gold answer goes first, for math-verify is not symmetric.
+
+    Args:
+        timeout_seconds: wall-clock limit of one pair.
+        workers: processes at most, started when first needed; default: one a processor, at most four.
     """
 
-    def __init__(self, timeout_seconds: float = 5.0) -> None:
-        self.timeout_seconds = timeout_seconds
-        self.timeouts = 0
-        self._worker: tuple[SpawnProcess, Connection] | None = None
-        self._verdicts: dict[tuple[str, str], bool] = {}
+    def __init__(self, timeout_seconds: float = 5.0, workers: int | None = None) -> None:
+        size = workers or min(MAX_WORKERS, os.cpu_count() or 1)
+        self._pool = WorkerPool(size, timeout_seconds)
+
+    @property
+    def timeouts(self) -> int:
+        """Pairs that passed the deadline."""
+        return self._pool.timeouts
+
+    @property
+    def crashes(self) -> int:
+        """Pairs that ended their process, for want of memory for instance."""
+        return self._pool.crashes
 
     def verify(self, extracted: Sequence[str | None], gold: Sequence[str]) -> list[bool]:
-        """Return one verdict a pair; equal strings are right without asking math-verify."""
-        return [self._one(answer, truth) for answer, truth in zip(extracted, gold, strict=True)]
+        """Return one verdict a pair.
 
-    def _one(self, answer: str | None, truth: str) -> bool:
-        if answer is None:
-            return False
-        if normalised(answer) == normalised(truth):
-            return True
-        pair = (answer, truth)
-        if pair not in self._verdicts:
-            self._verdicts[pair] = self._ask(answer, truth)
-        return self._verdicts[pair]
+        Raises:
+            RunError: when math-verify does not start.
+        """
+        pairs = [(None if a is None else normalised(a), normalised(g)) for a, g in zip(extracted, gold, strict=True)]
+        verdicts = self._pool.judge(
+            [(answer, truth) for answer, truth in pairs if answer is not None and answer != truth]
+        )
+        return [answer is not None and (answer == truth or verdicts[answer, truth]) for answer, truth in pairs]
 
-    def _ask(self, answer: str, truth: str) -> bool:
-        connection = self._connection()
-        try:
-            connection.send((answer, truth))
-            if connection.poll(self.timeout_seconds):
-                return bool(connection.recv())
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            pass
-        self.timeouts += 1
-        self._stop()
-        return False
-
-    def _connection(self) -> Connection:
-        """Return the pipe to a live, warmed-up worker; importing sympy does not count against the deadline."""
-        if self._worker is not None and self._worker[0].is_alive():
-            return self._worker[1]
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs,), daemon=True)
-        process.start()
-        theirs.close()
-        self._worker = (process, ours)
-        ours.send(("1", "1"))
-        ours.poll(START_SECONDS)
-        ours.recv()
-        return ours
-
-    def _stop(self) -> None:
-        if self._worker is not None:
-            process, connection = self._worker
-            process.kill()
-            process.join()
-            connection.close()
-            self._worker = None
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
+        self.close()
 
 
 def make_verifier(kind: Literal["exact", "math"], timeout_seconds: float = 5.0) -> Verifier:

@@ -41,6 +41,9 @@ class EvalRows:
     rows: tuple[EvalRow, ...]
 
 
+HEADER_KEYS = ("model", "max_tokens", "temperature", "top_p", "top_k", "samples", "seed")
+
+
 def write_rows(path: Path, header: dict[str, Any], rows: Sequence[EvalRow]) -> None:
     """Write header and rows; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,15 +64,26 @@ def read_rows(path: Path) -> EvalRows:
     """
     if not path.is_file():
         raise RunError(f"{path}: no such evaluation; run reason-rl eval first")
-    header: dict[str, Any] = {}
+    header: dict[str, Any] | None = None
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines: a completion may hold characters that it takes for line ends.
+    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), start=1):
         try:
-            record = json.loads(line)
-            if record.pop("header", False):
-                header = record
+            record = dict(json.loads(line))
+            if header is None:
+                header = _header(path, record)
             else:
                 rows.append(EvalRow(**record))
-        except (json.JSONDecodeError, TypeError) as error:
+        except (TypeError, ValueError) as error:
             raise RunError(f"{path}:{number}: not an evaluation row ({error})") from error
-    return EvalRows(header, tuple(rows))
+    return EvalRows(header or {}, tuple(rows))
+
+
+def _header(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the header without its marker, checked: figures without their conditions are not worth reading."""
+    if not record.pop("header", False):
+        raise RunError(f"{path}:1: the first line is no header row; was it written by reason-rl eval?")
+    missing = [key for key in HEADER_KEYS if key not in record]
+    if missing:
+        raise RunError(f"{path}:1: the header row lacks {', '.join(missing)}")
+    return record

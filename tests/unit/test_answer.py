@@ -1,7 +1,44 @@
-import pytest
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reason_rl.answer import pool
 from reason_rl.answer.extract import extract_boxed, split_think
 from reason_rl.answer.verify import ExactVerifier, MathVerifier, make_verifier
+from reason_rl.errors import RunError
+
+HANG = r"\frac{5^{(5^{(5^{(5^5)})}-4)}-5}{16}"  # one long C call: no alarm of Python's can interrupt it
+TOWER = r"9^{9^{9^{9}}}"
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@pytest.fixture
+def two_workers():
+    with MathVerifier(timeout_seconds=2.0, workers=2) as verifier:
+        yield verifier
+
+
+@pytest.fixture
+def one_worker():
+    with MathVerifier(timeout_seconds=2.0, workers=1) as verifier:
+        yield verifier
+
+
+def pids(verifier):
+    return [member.process.pid for member in verifier._pool.workers]
+
+
+def gone(pid):
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 @pytest.mark.parametrize(
@@ -14,11 +51,33 @@ from reason_rl.answer.verify import ExactVerifier, MathVerifier, make_verifier
         (r"\boxed{1} \boxed{2", "1"),
         (r"no box", None),
         (r"\boxed{}", ""),
-        (r"\fboxed{3}", "3"),
+        (r"\fbox{3}", "3"),
+        (r"\boxed{\boxed{5}}", "5"),
+        (r"\boxed{\left\{1, 2\right.}", r"\left\{1, 2\right."),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"} stray \boxed{4} { stray", "4"),
+        ("\\boxed{\n 8 \n}", "8"),
+        (r"\boxed 9", None),
+        (r"\\boxed{6}", "6"),
+        (r"\boxed{1 \\{2}}", r"1 \\{2}"),
     ],
 )
 def test_the_last_whole_box_counts(text, answer):
     assert extract_boxed(text) == answer
+
+
+contents = st.recursive(
+    st.text("ab1 +-\n", max_size=5), lambda inner: st.lists(inner, max_size=3).map("".join).map("{{{}}}".format)
+)
+
+
+@given(st.text("ab{}\\ ", max_size=20), contents, st.text("ab} ", max_size=10))
+def test_any_balanced_content_comes_back(before, content, after):
+    assert extract_boxed(before + " \\boxed{" + content + "}" + after) == content.strip()
+
+
+def test_a_million_open_boxes_cost_one_pass():
+    assert extract_boxed("\\boxed{" * 150_000) is None
 
 
 def test_split_at_the_first_end_of_think():
@@ -28,30 +87,110 @@ def test_split_at_the_first_end_of_think():
 
 
 def test_exact_ignores_white_space_only():
-    verdicts = ExactVerifier().verify(["25  17", "17 25", None, "025"], ["25 17", "25 17", "1", "25"])
+    with make_verifier("exact") as verifier:
+        verdicts = verifier.verify(["25  17", "17 25", None, "025"], ["25 17", "25 17", "1", "25"])
     assert verdicts == [True, False, False, False]
+    with pytest.raises(ValueError, match="longer"):
+        ExactVerifier().verify(["1"], ["1", "2"])
 
 
-def test_math_equality_and_a_hostile_answer():
-    with make_verifier("math", timeout_seconds=3.0) as verifier:
-        pairs = [
-            (r"\frac{1}{2}", "0.5"),
-            ("2", "3"),
-            (r"9^{9^{9^{9}}}", "1"),
-            (r"\sqrt{4}", "2"),
-            (None, "2"),
-            ("x", "x"),
-        ]
-        verdicts = verifier.verify([a for a, _ in pairs], [b for _, b in pairs])
-        assert verdicts == [True, False, False, True, False, True]
-        hang = r"\frac{5^{(5^{(5^{(5^5)})}-4)}-5}{16}"
-        assert verifier.verify([hang, "0.25"], ["1", r"\frac{1}{4}"]) == [False, True]
-        assert verifier.timeouts >= 1
-        process = verifier._worker[0]
-    assert not process.is_alive()
+def test_math_equality(one_worker):
+    pairs = [
+        (r"\frac{1}{2}", "0.5", True),
+        ("2", "3", False),
+        (r"\sqrt{4}", "2", True),
+        (None, "2", False),
+        ("x", "x", True),
+        (r"2x + x", "3x", True),
+        ("", "2", False),
+        (r"1, 2, \ldots, n", "n", False),
+        (r"\frac12", r"\tfrac{1}{2}", True),
+        ("\ud800", "1", False),
+    ]
+    answers, gold, verdicts = zip(*pairs, strict=True)
+    assert one_worker.verify(answers, gold) == list(verdicts)
+    assert (one_worker.timeouts, one_worker.crashes) == (0, 0)
+
+
+def test_hostile_answers_are_wrong_counted_and_hold_nothing_up(two_workers):
+    answers = [TOWER, "0.5", HANG, "0.25", TOWER]
+    gold = ["1", r"\frac{1}{2}", "1", r"\frac{1}{4}", "1"]
+    assert two_workers.verify(answers, gold) == [False, True, False, True, False]
+    assert two_workers.timeouts == 2  # the same pair is judged once
+    assert two_workers.verify(["0.5"], [r"\frac{1}{2}"]) == [True]
+
+
+def test_an_answer_is_never_run_as_a_program(one_worker, tmp_path):
+    marker = tmp_path / "marker"
+    attacks = [f'__import__("os").system("touch {marker}") or 5', f'open("{marker}", "w") and 5']
+    one_worker.verify(attacks, ["5", "5"])
+    assert not marker.exists()
 
 
 def test_equal_strings_need_no_process():
     verifier = MathVerifier()
-    assert verifier.verify(["7", None], ["7", "7"]) == [True, False]
-    assert verifier._worker is None
+    assert verifier.verify(["7", None, " 1  2"], ["7", "7", "1 2"]) == [True, False, True]
+    assert pids(verifier) == []
+
+
+@linux
+def test_workers_know_no_torch_and_end_with_the_verifier():
+    import torch  # here, but not in the worker
+
+    with make_verifier("math", timeout_seconds=5.0) as verifier:
+        assert verifier.verify(["0.5"], ["1/2"]) == [True]
+        (pid,) = pids(verifier)
+        assert "libtorch" in Path("/proc/self/maps").read_text()
+        assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
+    assert gone(pid)
+    assert torch
+
+
+@linux
+def test_a_worker_that_dies_idle_is_not_held_against_the_answer(one_worker):
+    one_worker.verify(["0.5"], ["1/2"])
+    (pid,) = pids(one_worker)
+    os.kill(pid, signal.SIGKILL)
+    while not gone(pid):
+        time.sleep(0.01)
+    assert one_worker.verify(["0.25"], ["1/4"]) == [True]
+    assert one_worker.crashes == 0
+
+
+@linux
+def test_a_worker_that_dies_at_work_is_a_crash():
+    with MathVerifier(timeout_seconds=60.0, workers=1) as verifier:
+        verifier.verify(["0.5"], ["1/2"])
+        killer = threading.Timer(0.5, os.kill, (*pids(verifier), signal.SIGKILL))
+        killer.start()
+        assert verifier.verify([HANG, "0.25"], ["1", "1/4"]) == [False, True]
+        assert (verifier.timeouts, verifier.crashes) == (0, 1)
+
+
+@linux
+def test_a_hung_worker_does_not_outlive_a_killed_parent():
+    script = (
+        "import threading, time\n"
+        "from reason_rl.answer.verify import MathVerifier\n"
+        "v = MathVerifier(timeout_seconds=2.0, workers=1)\n"
+        "v.verify(['0.5'], ['1/2'])\n"
+        "print(v._pool.workers[0].process.pid, flush=True)\n"
+        f"v.verify([{HANG!r}], ['1'])\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    time.sleep(0.5)
+    parent.kill()
+    parent.wait()
+    while not gone(pid):  # for ever, if it did: the suite's time limit ends this
+        time.sleep(0.05)
+
+
+def test_a_checker_that_does_not_start_is_said_so(monkeypatch):
+    monkeypatch.setattr(pool, "START_SECONDS", 0.0)
+    with MathVerifier(workers=1) as verifier, pytest.raises(RunError, match="did not start within 0 s"):
+        verifier.verify(["0.5"], ["1/2"])
+    monkeypatch.undo()
+    monkeypatch.setattr(pool.sys, "executable", "/bin/false")
+    with MathVerifier(workers=1) as verifier, pytest.raises(RunError, match=r"did not start \(exit code 1"):
+        verifier.verify(["0.5"], ["1/2"])

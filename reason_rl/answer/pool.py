@@ -1,0 +1,140 @@
+"""A few killable processes that compare answers, each pair under a deadline that always holds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reason_rl.answer import worker
+from reason_rl.errors import RunError
+
+START_SECONDS = 120.0
+Pair = tuple[str, str]
+
+
+@dataclass
+class Worker:
+    """One process and until when it has time: to start (neither ready nor with a pair), or to judge its pair."""
+
+    process: subprocess.Popen[bytes]
+    deadline: float
+    ready: bool = False
+    pair: Pair | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a pair."""
+        return self.ready and self.pair is None
+
+
+class WorkerPool:
+    """Judges pairs in at most ``size`` processes, started when first needed.
+
+    A process that passes its deadline is killed, and one that dies is not missed: the verdict is False, ``timeouts`` or
+    ``crashes`` counts it, and the next pair gets a new process.
+    """
+
+    def __init__(self, size: int, timeout_seconds: float) -> None:
+        self.size, self.timeout_seconds = size, timeout_seconds
+        self.timeouts = self.crashes = 0
+        self.workers: list[Worker] = []
+
+    def judge(self, pairs: Sequence[Pair]) -> dict[Pair, bool]:
+        """Return a verdict for each distinct pair (extracted, gold).
+
+        Raises:
+            RunError: when a process does not start.
+        """
+        pending = deque(dict.fromkeys(pairs))
+        verdicts: dict[Pair, bool] = {}
+        while pending or self._busy():
+            while len(self.workers) < min(self.size, len(pending) + self._busy()):
+                self.workers.append(self._start())
+            for member in [member for member in self.workers if member.idle]:
+                if pending:
+                    self._send(member, pending)
+            self._collect(verdicts)
+        return verdicts
+
+    def close(self) -> None:
+        """End all processes."""
+        for member in list(self.workers):
+            self._drop(member)
+
+    def _busy(self) -> int:
+        return sum(member.pair is not None for member in self.workers)
+
+    def _start(self) -> Worker:
+        # -P: the worker's own folder must not shadow installed modules.
+        command = [sys.executable, "-P", str(Path(worker.__file__)), str(self.timeout_seconds)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return Worker(process, time.monotonic() + START_SECONDS)
+
+    def _send(self, member: Worker, pending: deque[Pair]) -> None:
+        assert member.process.stdin is not None
+        try:
+            member.process.stdin.write(json.dumps(pending[0]).encode() + b"\n")
+            member.process.stdin.flush()
+        except BrokenPipeError:  # it died while idle: no fault of this pair
+            self._drop(member)
+            return
+        member.pair, member.deadline = pending.popleft(), time.monotonic() + self.timeout_seconds
+
+    def _collect(self, verdicts: dict[Pair, bool]) -> None:
+        """Wait for a reply, a death or a deadline, and take in all there are."""
+        working = [member for member in self.workers if not member.idle]
+        if not working:
+            return
+        with selectors.DefaultSelector() as selector:
+            for member in working:
+                selector.register(_output(member), selectors.EVENT_READ, member)
+            patience = min(member.deadline for member in working) - time.monotonic()
+            heard = [key.data for key, _ in selector.select(max(0.0, patience))]
+        for member in working:
+            if member in heard:
+                self._take(member, os.read(_output(member), 1), verdicts)
+            elif member.deadline <= time.monotonic():
+                self._lose(member, verdicts)
+
+    def _take(self, member: Worker, reply: bytes, verdicts: dict[Pair, bool]) -> None:
+        if not reply:
+            self._lose(member, verdicts)
+            return
+        if member.pair is not None:
+            verdicts[member.pair] = reply == worker.RIGHT
+        member.ready, member.pair = True, None
+
+    def _lose(self, member: Worker, verdicts: dict[Pair, bool]) -> None:
+        """Part with a process that is dead or out of time."""
+        late = time.monotonic() >= member.deadline
+        self._drop(member)
+        if member.pair is None:
+            how = f"within {START_SECONDS:.0f} s" if late else f"(exit code {member.process.returncode}, see above)"
+            raise RunError(f"answer.verify: the process that runs math-verify did not start {how}")
+        self.timeouts += late
+        self.crashes += not late
+        verdicts[member.pair] = False
+
+    def _drop(self, member: Worker) -> None:
+        self.workers.remove(member)
+        member.process.kill()
+        member.process.wait()
+        for pipe in (member.process.stdin, member.process.stdout):
+            with contextlib.suppress(BrokenPipeError):  # what it did not read
+                assert pipe is not None
+                pipe.close()
+
+
+def _output(member: Worker) -> int:
+    """Return the descriptor that replies come from; read unbuffered, so that the selector sees all there is."""
+    assert member.process.stdout is not None
+    return member.process.stdout.fileno()
