@@ -26,6 +26,7 @@ app.add_typer(bench_app, name="bench")
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (see recipes ls).")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, or ~key.path to delete.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Workers = Annotated[int, typer.Option(min=1, help="Runs made at a time; the cores are shared out among them.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")]
 
 
@@ -146,9 +147,10 @@ def compare(before: Path, after: Path, as_json: AsJson = False) -> None:
 def report(folder: Path, as_json: AsJson = False) -> None:
     """Write report.html of a run folder."""
     from reason_rl.report.page import write_page
+    from reason_rl.run_folder import RunFolder
 
     page = write_page(folder)
-    emit({"report": str(page)}, as_json, str(page))
+    emit({"report": str(page), **json.loads(RunFolder(folder).summary.read_text())}, as_json, str(page))
 
 
 @app.command()
@@ -247,12 +249,13 @@ def bench_seeds(
     recipe: RecipeName,
     out: Annotated[Path, typer.Option(help="Results, one JSON line a seed; seeds found there are not repeated.")],
     seeds: Annotated[int, typer.Option(help="Training seeds.")] = 3,
+    workers: Workers = 1,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe with several training seeds."""
-    from reason_rl.bench import over_seeds
+    from reason_rl.bench.seeds import over_seeds
 
-    rows = over_seeds(recipe, seeds, out, say)
+    rows = over_seeds(recipe, seeds, out, workers, say)
     emit(rows, as_json, "\n".join(_seed_line(row) for row in rows))
 
 
@@ -267,12 +270,13 @@ def _seed_line(row: dict[str, Any]) -> str:
 def bench_stock(
     out: Annotated[Path, typer.Option(help="Results, one JSON line a run; runs found there are not repeated.")],
     seeds: Annotated[int, typer.Option(help="Training seeds.")] = 3,
+    workers: Workers = 1,
     as_json: AsJson = False,
 ) -> None:
     """Stock trl.GRPOTrainer against our DLER: same model, data and number of rollouts."""
-    from reason_rl.bench import stock_comparison
+    from reason_rl.bench.stock import stock_comparison
 
-    table = stock_comparison(out, seeds, say)
+    table = stock_comparison(out, seeds, workers, say)
     emit(table, as_json, json.dumps(table, indent=2))
 
 

@@ -112,7 +112,7 @@ def _reward_parameters(spec: RewardSpec, path: Path, tree: ast.Module) -> Iterat
     arguments = function.args
     known = [a.arg for a in (*arguments.args, *arguments.kwonlyargs)]
     for name in spec.params():
-        if name not in known:
+        if name not in known and arguments.kwarg is None:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; {path.name} takes {', '.join(known) or 'none'}"
             yield ("algorithm", "reward", name), f"unknown parameter{hint}"

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from reason_rl.world.dataset import in_split
 from reason_rl.world.families import FAMILIES, LEVELS, make_problem
 from reason_rl.world.tokenizer import EOS, build_tokenizer
-from reason_rl.world.traces import completion_words
+from reason_rl.world.traces import draw_completion
 
 IGNORED_LABEL = -100
 POOL_TRACES = 8192
@@ -70,10 +70,11 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> L
     return model
 
 
-def traces(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[list[int], int]]:
-    """Yield (token ids, prompt length) over train problems only, families alike often.
+def traces(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield (token ids, labels) over train problems only, families alike often.
 
-    Levels are alike often too, after a curriculum that lets in one harder level after the other.
+    Levels are alike often too, after a curriculum that lets in one harder level after the other. Where thinking was
+    interrupted, its end is not learned: the reasoner learns to answer then, but not to give up.
     """
     rng = random.Random(config.seed)
     vocabulary = tokenizer.get_vocab()
@@ -85,28 +86,32 @@ def traces(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterat
             continue
         chat = [{"role": "user", "content": problem.question}]
         prompt = str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)).split()
-        completion = [*completion_words(rng, problem, config.max_completion_tokens), EOS]
+        completion = draw_completion(rng, problem, config.max_completion_tokens)
+        ids = [vocabulary[word] for word in (*prompt, *completion.words, EOS)]
+        labels = [IGNORED_LABEL] * len(prompt) + ids[len(prompt) :]
+        if completion.interrupted:
+            labels[len(prompt) + completion.words.index("</think>")] = IGNORED_LABEL
         seen += 1
-        yield [vocabulary[word] for word in (*prompt, *completion)], len(prompt)
+        yield ids, labels
 
 
 def batches(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[dict[str, torch.Tensor]]:
     """Yield padded batches of about ``tokens_per_batch`` tokens, traces of like length together."""
     source, rng = traces(config, tokenizer), random.Random(config.seed + 1)
     while pool := sorted(islice(source, POOL_TRACES), key=lambda trace: len(trace[0])):
-        groups: list[list[tuple[list[int], int]]] = [[]]
+        groups: list[list[tuple[list[int], list[int]]]] = [[]]
         for trace in pool:
             if (len(groups[-1]) + 1) * len(trace[0]) > config.tokens_per_batch:
                 groups.append([])
             groups[-1].append(trace)
         rng.shuffle(groups)
         for group in groups:
-            width = -(-max(len(ids) for ids, _ in group) // 16) * 16
+            width = -(-max(len(trace) for trace, _ in group) // 16) * 16
             ids = torch.full((len(group), width), tokenizer.pad_token_id)
             labels = torch.full((len(group), width), IGNORED_LABEL)
-            for row, (tokens, prompt) in enumerate(group):
+            for row, (tokens, learned) in enumerate(group):
                 ids[row, : len(tokens)] = torch.tensor(tokens)
-                labels[row, prompt : len(tokens)] = torch.tensor(tokens[prompt:])
+                labels[row, : len(tokens)] = torch.tensor(learned)
             yield {"input_ids": ids, "labels": labels}
 
 

@@ -14,10 +14,11 @@ from itertools import combinations
 
 from reason_rl.world.families import MODULUS, WALK_LIMIT, WorldProblem, apply
 
-SLIP_RATE = {1: 0.01, 2: 0.02, 3: 0.03, 4: 0.03, 5: 0.03, 6: 0.03}
-EXTRA_PASSES = {1: (1, 3), 2: (1, 2), 3: (0, 1), 4: (0, 1), 5: (0, 0), 6: (0, 0)}
-RECHECK_AFTER_SLIP = 0.8
-RECHECK_AFTER_RIGHT = 0.2
+SLIP_RATE = {1: 0.02, 2: 0.03, 3: 0.04, 4: 0.04, 5: 0.04, 6: 0.04}
+EXTRA_PASSES = {1: (2, 3), 2: (1, 2), 3: (0, 1), 4: (0, 1), 5: (0, 0), 6: (0, 0)}
+RECHECK_AFTER_SLIP = 0.95
+RECHECK_AFTER_RIGHT = 0.25
+INTERRUPTED_SHARE = 0.12
 TERSE_SHARE = 0.25
 MAX_PASSES = 6
 
@@ -127,13 +128,27 @@ def think_words(rng: random.Random, problem: WorldProblem) -> tuple[list[str], s
     return words, answers[-1]
 
 
-def completion_words(rng: random.Random, problem: WorldProblem, max_tokens: int) -> list[str]:
-    """Write one whole completion, thinking and boxed answer; drawn again while longer than ``max_tokens``."""
+@dataclass(frozen=True)
+class Completion:
+    """A whole completion; ``interrupted`` when its thinking was cut and the right answer follows all the same."""
+
+    words: tuple[str, ...]
+    interrupted: bool
+
+
+def draw_completion(rng: random.Random, problem: WorldProblem, max_tokens: int) -> Completion:
+    """Draw thinking and boxed answer; drawn again while longer than ``max_tokens``.
+
+    Some thinking is cut at a random word, so that the reasoner can answer as well as possible when it is made to.
+    """
     while True:
         words, answer = think_words(rng, problem)
-        completion = [*words, "</think>", "\\boxed{", *str(answer).split(), "}"]
+        interrupted = rng.random() < INTERRUPTED_SHARE
+        if interrupted:
+            words, answer = words[: rng.randint(0, len(words))], problem.answer
+        completion = (*words, "</think>", "\\boxed{", *str(answer).split(), "}")
         if answer is not None and len(completion) < max_tokens:
-            return completion
+            return Completion(completion, interrupted)
 
 
 def shortest_think_words(problem: WorldProblem) -> list[str]:

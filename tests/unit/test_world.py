@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from reason_rl.errors import RecipeError
 from reason_rl.world.dataset import draw_problems, split_of
 from reason_rl.world.families import FAMILIES, LEVELS, apply, make_problem
-from reason_rl.world.traces import completion_words, shortest_think_words, think_words
+from reason_rl.world.pretrain import IGNORED_LABEL, PretrainConfig, traces
+from reason_rl.world.tokenizer import build_tokenizer
+from reason_rl.world.traces import draw_completion, shortest_think_words, think_words
 
 problems = st.builds(
     lambda seed, family, level: make_problem(random.Random(seed), family, level),
@@ -43,11 +45,28 @@ def test_answers_are_right(problem):
 
 @given(problems, st.integers(0, 10**9))
 def test_traces_end_in_a_boxed_answer_and_say_yes_only_at_the_target(problem, seed):
-    words = completion_words(random.Random(seed), problem, 320)
+    completion = draw_completion(random.Random(seed), problem, 320)
+    words = completion.words
     assert len(words) < 320
     assert words.count("</think>") == 1
     assert words[words.index("</think>") + 1] == "\\boxed{"
     assert words[-1] == "}"
+    if completion.interrupted:
+        assert " ".join(words[words.index("\\boxed{") + 1 : -1]) == problem.answer
+
+
+def test_the_end_of_an_interrupted_thinking_is_the_one_thing_not_learned():
+    config = PretrainConfig(traces=300)
+    tokenizer = build_tokenizer()
+    end_think = tokenizer.convert_tokens_to_ids("</think>")
+    unlearned = 0
+    for ids, labels in traces(config, tokenizer):
+        start = next(i for i, label in enumerate(labels) if label != IGNORED_LABEL)
+        ignored = [i for i in range(start, len(ids)) if labels[i] == IGNORED_LABEL]
+        assert all(ids[i] == end_think for i in ignored)
+        assert len(ignored) <= 1
+        unlearned += len(ignored)
+    assert 15 < unlearned < 60
 
 
 @given(problems)

@@ -1,4 +1,4 @@
-"""DLER does in the tiny world what its paper says: shorter at equal accuracy, and its cures are what does it."""
+"""DLER does in the tiny world what its paper says, and the world stays hard enough to tell methods apart."""
 
 import statistics
 
@@ -11,7 +11,9 @@ from reason_rl.run_folder import RunFolder
 from reason_rl.trainer.train import train
 
 SEEDS = (0, 1)
-CAP = 64
+CAP = load_recipe("tiny/dler").recipe.algorithm.budget.tokens
+EASY_CAP = 24
+EASY_LEVELS, HARDEST = (1, 2, 3), (6,)
 SHORT = (
     "trainer.max_steps=96",
     "trainer.save_steps=96",
@@ -37,8 +39,8 @@ def learn(folder, seed, *changes):
     return read_rows(run.eval / "after.jsonl").rows
 
 
-def mean(rows, name):
-    return statistics.mean(float(getattr(row, name)) for row in rows)
+def mean(rows, name, levels=range(1, 7)):
+    return statistics.mean(float(getattr(row, name)) for row in rows if row.level in levels)
 
 
 def within_cap(rows):
@@ -76,3 +78,20 @@ def test_dler_shortens_and_accuracy_holds(start, dler):
 def test_the_broken_variant_does_worse(dler, broken):
     ours, theirs = (statistics.mean(within_cap(rows) for rows in runs) for runs in (dler, broken))
     assert ours > theirs + 0.02
+
+
+@pytest.fixture(scope="module")
+def easy(tmp_path_factory):
+    return learn(tmp_path_factory.mktemp("easy") / "0", 0, f"algorithm.budget.tokens={EASY_CAP}")
+
+
+@pytest.mark.slow
+def test_the_hardest_level_stays_hard(dler):
+    for rows in dler:
+        assert mean(rows, "correct", HARDEST) < 0.9
+
+
+@pytest.mark.slow
+def test_a_cap_that_suits_the_easy_half_costs_the_hardest_level(dler, easy):
+    assert mean(easy, "correct", EASY_LEVELS) > mean(dler[0], "correct", EASY_LEVELS) - 0.03
+    assert mean(easy, "correct", HARDEST) < mean(dler[0], "correct", HARDEST) - 0.10

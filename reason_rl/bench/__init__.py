@@ -1,0 +1,1 @@
+"""Comparisons over seeds: a recipe with itself, and stock ``trl.GRPOTrainer`` with our DLER."""

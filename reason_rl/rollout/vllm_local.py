@@ -1,0 +1,182 @@
+"""Rollouts with a vLLM engine in this process, kept at the trainer's weights, in full or as a LoRA adapter."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from reason_rl.errors import RecipeError, RunError
+from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What the engine is built with; ``extra`` goes to ``vllm.LLM`` unchanged."""
+
+    context_tokens: int
+    dtype: str = "float32"
+    max_batch_rows: int = 256
+    lora_rank: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def start_engine(source: str, options: EngineOptions) -> Any:
+    """Start a vLLM engine in this process on the model in ``source``.
+
+    Raises:
+        RecipeError: when vLLM is not installed, or the adapter's rank is larger than vLLM knows.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise RecipeError("rollout.engine vllm: vLLM is not installed; pip install 'reason_rl[vllm]', or make vllm on CPU")
+    # In process, so that weights can be handed over without a copy through another process.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    from vllm import LLM
+    from vllm.platforms import current_platform
+
+    arguments: dict[str, Any] = {
+        "model": source,
+        "dtype": options.dtype,
+        "max_model_len": options.context_tokens,
+        "max_num_seqs": options.max_batch_rows,
+        "logprobs_mode": "processed_logprobs",
+        "generation_config": "vllm",
+        "enable_prefix_caching": False,
+    }
+    if current_platform.is_cpu():
+        # A traced graph would hold on to the packed weights that a reload replaces.
+        arguments["enforce_eager"] = True
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    if options.lora_rank is not None:
+        arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": engine_rank(options.lora_rank)}
+    return LLM(**(arguments | options.extra))
+
+
+def engine_rank(rank: int) -> int:
+    """Return the smallest rank vLLM has room for that holds an adapter of ``rank``.
+
+    >>> engine_rank(12)
+    16
+    """
+    for room in LORA_RANKS:
+        if rank <= room:
+            return room
+    raise RecipeError(f"lora.r: vLLM takes adapters up to rank {LORA_RANKS[-1]}, not {rank}")
+
+
+class VLLMBackend:
+    """Samples from a vLLM engine in this process, with a budget and a seed a row.
+
+    Args:
+        engine: from :func:`start_engine`.
+        model: the trainer's model, plain or with a peft adapter; the source of the weights.
+        eos_token_ids: ids that end a completion.
+    """
+
+    def __init__(self, engine: Any, model: PreTrainedModel, eos_token_ids: Sequence[int]) -> None:
+        self.engine = engine
+        self.model = model
+        self.eos_token_ids = sorted(eos_token_ids)
+        self.version = -1
+        self.adapter: Any = None
+
+    def sync_weights(self, version: int) -> None:
+        """Bring the engine to the model's weights: only the adapter when there is one, else every tensor at once.
+
+        Raises:
+            RunError: when the engine cannot take the weights; the model itself is never changed (nothing is merged).
+        """
+        try:
+            if hasattr(self.model, "peft_config"):
+                self._load_adapter(version)
+            else:
+                self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": full_weights(self.model)})
+                self.engine.reset_prefix_cache()
+        except (RuntimeError, ValueError, KeyError, AssertionError, OSError) as error:
+            raise RunError(f"vLLM did not take the weights of policy version {version} ({error})") from error
+        self.version = version
+
+    def _load_adapter(self, version: int) -> None:
+        from vllm.lora.request import LoRARequest
+
+        folder = Path(tempfile.mkdtemp(prefix=f"reason_rl-policy-{version}-"))
+        try:
+            self.model.save_pretrained(folder)
+            # Ids start at 1; a new id for each version, so that no cache can serve an older one.
+            request = LoRARequest(f"policy-{version}", version + 1, str(folder))
+            self.engine.llm_engine.add_lora(request)
+            if self.adapter is not None:
+                self.engine.llm_engine.remove_lora(self.adapter.lora_int_id)
+            self.adapter = request
+        finally:
+            shutil.rmtree(folder)
+
+    def generate(
+        self,
+        requests: Sequence[SamplingRequest],
+        options: SamplingOptions,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Sample]:
+        """Sample one completion a request.
+
+        Raises:
+            RunError: when the engine was never given the trainer's weights.
+        """
+        from vllm import SamplingParams
+
+        if self.version < 0:
+            raise RunError("vLLM was asked for rollouts before it was given the trainer's weights")
+        parameters = [
+            SamplingParams(
+                temperature=options.temperature,
+                top_p=options.top_p,
+                top_k=options.top_k,
+                max_tokens=request.max_tokens,
+                seed=request.seed,
+                logprobs=0,
+                stop_token_ids=self.eos_token_ids,
+                detokenize=False,
+            )
+            for request in requests
+        ]
+        outputs = self.engine.generate(
+            [{"prompt_token_ids": list(request.prompt_ids)} for request in requests],
+            parameters,
+            use_tqdm=False,
+            lora_request=self.adapter,
+        )
+        if on_progress:
+            on_progress(len(outputs), len(requests))
+        return [to_sample(output.outputs[0]) for output in outputs]
+
+
+def full_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor of the model under its Hugging Face name."""
+    for name, parameter in model.named_parameters():
+        yield name, parameter.detach()
+
+
+def to_sample(output: Any) -> Sample:
+    """Turn one vLLM completion into a Sample.
+
+    Raises:
+        RunError: for a completion that ended for another reason than an end token or its budget.
+    """
+    if output.finish_reason not in ("stop", "length"):
+        raise RunError(f"vLLM ended a rollout with {output.finish_reason!r}")
+    ids = tuple(output.token_ids)
+    logps = tuple(chosen[token].logprob for token, chosen in zip(ids, output.logprobs, strict=True))
+    return Sample(ids, logps, output.finish_reason)
