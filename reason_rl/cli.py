@@ -54,6 +54,19 @@ def load(name: str, overrides: list[str] | None) -> Any:
     return load_recipe(name, overrides or [])
 
 
+def smoked(loaded: Any, resume: bool) -> Any:
+    """Return the smoke run of a recipe; the folder of an earlier one is deleted."""
+    import os
+    from dataclasses import replace
+
+    from reason_rl.recipe.smoke import drop_last_smoke, smoke
+
+    recipe = smoke(loaded.recipe)
+    if not resume and int(os.environ.get("RANK", "0")) == 0:
+        drop_last_smoke(Path(recipe.output))
+    return replace(loaded, recipe=recipe)
+
+
 def open_run(loaded: Any, resume: bool) -> Any:
     """Return the run folder of a recipe, prepared, or None when that run is finished."""
     from reason_rl.run_folder import RunFolder
@@ -90,11 +103,20 @@ def run(recipe: RecipeName, overrides: Overrides = None, resume: Resume = False,
 
 
 @app.command()
-def train(recipe: RecipeName, overrides: Overrides = None, resume: Resume = False, as_json: AsJson = False) -> None:
+def train(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    smoke: Annotated[
+        bool,
+        typer.Option("--smoke", help="Two steps of a tiny random model of the same architecture, without the hub."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Train only; works under accelerate launch -m reason_rl.cli train RECIPE."""
     import os
 
-    loaded = load(recipe, overrides)
+    loaded = smoked(load(recipe, overrides), resume) if smoke else load(recipe, overrides)
     if int(os.environ.get("RANK", "0")) == 0:
         folder = open_run(loaded, resume)
     else:
@@ -133,14 +155,38 @@ def evaluate(
 
 
 @app.command()
-def compare(before: Path, after: Path, as_json: AsJson = False) -> None:
-    """Compare two evaluations (JSONL) of the same problems, paired, with 95 % intervals."""
-    from reason_rl.evaluate.records import read_rows
-    from reason_rl.evaluate.statistics import paired_summary
-    from reason_rl.report.tables import summary_table
+def compare(
+    base: Annotated[Path, typer.Argument(help="Evaluation (JSONL) of the start model.")],
+    runs: Annotated[list[Path], typer.Argument(help="Evaluations of the same problems by others.")],
+    allow_different: Annotated[
+        bool, typer.Option("--allow-different", help="Compare what differs in problems, cap or sampling, and say so.")
+    ] = False,
+    margin: Annotated[float, typer.Option(min=0.0001, max=1, help="Loss of accuracy that counts as none.")] = 0.01,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="US dollars a million completion tokens; default: as evaluated.")
+    ] = None,
+    model_config: Annotated[
+        Path | None, typer.Option(help="config.json of the models: adds idealised FLOPs and decoding time.")
+    ] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=0, help="Prompt tokens for the idealised cost.")] = 200,
+    as_json: AsJson = False,
+) -> None:
+    """Compare evaluations (JSONL) of the same problems with that of a start model, paired, with 95 % intervals."""
+    from reason_rl.evaluate.comparison import compare_files
+    from reason_rl.report.comparison import comparison_table
 
-    summary = paired_summary(read_rows(before), read_rows(after))
-    emit(summary, as_json, None if as_json else summary_table(summary))
+    result = compare_files(
+        base,
+        runs,
+        allow_different=allow_different,
+        margin=margin,
+        dollars_per_million_tokens=price,
+        model_config=model_config,
+        prompt_tokens=prompt_tokens,
+    )
+    # With one run the JSON is a run folder's summary.json.
+    one = {**result["runs"][0], "pareto": result["pareto"]} if len(runs) == 1 else result
+    emit(one, as_json, None if as_json else comparison_table(result))
 
 
 @app.command()
@@ -220,27 +266,30 @@ def schema(as_json: AsJson = True) -> None:
 
 @recipes_app.command("ls")
 def recipes_ls(as_json: AsJson = False) -> None:
-    """List the shipped recipes."""
-    from reason_rl.content import shipped_recipes
+    """List the shipped recipes: method, paper, state and what each is."""
+    from dataclasses import asdict
 
-    listed = {}
-    for name, path in shipped_recipes().items():
-        comments = [line[2:].strip() for line in path.read_text().splitlines() if line.startswith("# ")]
-        listed[name] = next((line for line in comments if not line.startswith("yaml-language-server")), "")
-    emit(listed, as_json, "\n".join(f"{name:<24} {text}" for name, text in listed.items()))
+    from reason_rl.recipe.catalogue import catalogue, text
+
+    entries = catalogue()
+    emit([asdict(entry) for entry in entries], as_json, text(entries))
 
 
 @recipes_app.command("cp")
 def recipes_cp(name: str, target: Path, as_json: AsJson = False) -> None:
     """Copy a shipped recipe (or a file of rewards/) to edit it."""
     from reason_rl.content import find_content, shipped_recipes
+    from reason_rl.recipe.catalogue import portable
 
     source = shipped_recipes().get(name) or find_content(name)
     goal = target / source.name if target.is_dir() else target
     if goal.exists():
         raise RecipeError(f"{goal} exists; name another target")
     goal.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, goal)
+    if source.suffix == ".yaml":
+        goal.write_text(portable(source), encoding="utf-8")
+    else:
+        shutil.copyfile(source, goal)
     emit({"copied": str(goal)}, as_json, str(goal))
 
 

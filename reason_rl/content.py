@@ -36,6 +36,7 @@ def find_content(name: str, start: Path | None = None) -> Path:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Return the shipped recipes by name, for instance ``tiny/dler``."""
+    """Return the shipped recipes by name, for instance ``tiny/dler``; files of accelerate are no recipes."""
     root = content_roots()[0] / "recipes"
-    return {str(path.relative_to(root).with_suffix("")): path for path in sorted(root.rglob("*.yaml"))}
+    paths = (path for path in sorted(root.rglob("*.yaml")) if path.relative_to(root).parts[0] != "accelerate")
+    return {str(path.relative_to(root).with_suffix("")): path for path in paths}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 TINY_REASONER = "tiny-reasoner"
 SMOLLM = "smollm2-135m"
+TINY_RANDOM = "tiny-random-"
 
 
 def resolve_model(path: str) -> str:
@@ -28,6 +29,10 @@ def resolve_model(path: str) -> str:
         from reason_rl.smollm import smollm_path
 
         return str(smollm_path())
+    if path.startswith(TINY_RANDOM):
+        from reason_rl.tiny_random import tiny_random_path
+
+        return str(tiny_random_path(path))
     looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
     folder = Path(path).expanduser()
     if folder.is_dir():

@@ -20,17 +20,19 @@ def run(recipe: Recipe, folder: RunFolder, *, resume: bool, say: Callable[[str],
         return pretrain(recipe, folder, say)
     from reason_rl.evaluate.run import evaluate
     from reason_rl.report.page import write_page
+    from reason_rl.rollout.engines import open_engine
     from reason_rl.trainer.train import train
 
+    engine = open_engine(recipe)
     before, after = folder.eval / "before.jsonl", folder.eval / "after.jsonl"
     if not before.exists():
         say("evaluating the starting model")
-        evaluate(recipe, None, before)
+        evaluate(recipe, None, before, engine=engine)
     say("training")
-    result = train(recipe, folder, resume=resume)
+    result = train(recipe, folder, resume=resume, engine=engine)
     if not after.exists():
         say("evaluating the trained model")
-        evaluate(recipe, result.model, after)
+        evaluate(recipe, result.model, after, engine=engine)
     summary = paired_summary(read_rows(before), read_rows(after))
     summary["training"] = {"steps": result.steps, "seconds": result.seconds}
     folder.write_json("summary.json", summary)

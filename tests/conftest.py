@@ -61,9 +61,11 @@ class ScriptedBackend:
         self.asked = {}
         self.requests = []
         self.versions = []
+        self.version = -1
 
     def sync_weights(self, version):
         self.versions.append(version)
+        self.version = version
 
     def generate(self, requests, options, on_progress=None):
         self.requests.append(list(requests))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reason_rl.answer.verify import make_verifier
 from reason_rl.evaluate.records import EvalRow, write_rows
-from reason_rl.models import context_tokens, end_think_id, eos_ids, load_model, load_tokenizer
+from reason_rl.models import context_tokens, end_think_id, load_model, load_tokenizer
 from reason_rl.problem.prompt import check_context, render_prompts
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
 from reason_rl.rollout.backend import Backend, Sample, SamplingOptions, SamplingRequest, sampling_seed
+from reason_rl.rollout.engines import make_backend
 from reason_rl.rollout.grading import Grader
-from reason_rl.rollout.hf import HFBackend
 
 if TYPE_CHECKING:
     from reason_rl.recipe.schema import Recipe
@@ -88,21 +88,25 @@ def evaluate(
     folder: Path | None,
     out: Path,
     on_progress: Callable[[int, int], None] | None = None,
+    engine: Any = None,
 ) -> list[EvalRow]:
     """Evaluate the recipe's model, or the trained one in ``folder``, on the recipe's ``eval`` problems.
+
+    ``engine`` comes from ``open_engine``, if already open.
 
     Raises:
         RecipeError: when data or model cannot be used.
     """
     section = recipe.eval
     assert section is not None
-    options = EvalOptions(**section.model_dump(exclude={"data"}))
+    options = EvalOptions(**section.model_dump(include={field.name for field in fields(EvalOptions)}))
     tokenizer = load_tokenizer(recipe.model)
     problems = load_problems(section.data)
     prompts = render_prompts(problems, tokenizer, recipe.prompt)
     model = load_model(recipe.model, folder=folder)
     check_context(problems, prompts, options.max_tokens, context_tokens(model))
-    backend = HFBackend(model, eos_ids(model, tokenizer), tokenizer.pad_token_id, recipe.rollout.max_batch_rows)
+    backend = make_backend(recipe, model, tokenizer, engine)
+    backend.sync_weights(0)
     with make_verifier(recipe.answer.verify, recipe.answer.timeout_seconds) as verifier:
         grader = Grader(tokenizer, verifier, end_think_id(tokenizer, recipe.model.end_think_token))
         rows = evaluate_model(backend, grader, problems, prompts, options, on_progress)
@@ -112,7 +116,7 @@ def evaluate(
 
 def _header(recipe: Recipe, folder: Path | None, problems: int) -> dict[str, Any]:
     assert recipe.eval is not None
-    sampling = recipe.eval.model_dump(exclude={"data"})
+    sampling = recipe.eval.model_dump(exclude={"data", "label_errors"})
     return {
         "model": str(folder or recipe.model.path),
         "problems": problems,

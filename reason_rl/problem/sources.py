@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reason_rl.errors import RecipeError
+from reason_rl.problem.files import Place, Rows, check_sha256, data_folder, find_data, local_parts, near, read_lines
 from reason_rl.problem.record import Problem
 
-DATA_FOLDER_VARIABLE = "REASON_RL_DATA"
 GYM_DRAWS_PER_PROBLEM = 20  # our choice: how often a task may repeat itself before it counts as exhausted
-
-Place = str
-Rows = Iterable[tuple[Place, Mapping[str, Any]]]
 
 
 def load_problems(spec: Any) -> list[Problem]:
@@ -44,66 +37,69 @@ def _world(spec: Any) -> Iterator[Problem]:
 
 
 def _jsonl(spec: Any) -> Iterator[Problem]:
-    path = Path(spec.path)
-    if not path.is_file():
-        near = _near(path.name, (p.name for p in path.parent.glob("*.jsonl")))
-        raise RecipeError(f"data.path: no file {path}{near}")
-    return _records(_read_lines(path), spec, path.stem)
-
-
-def _read_lines(path: Path) -> Iterator[tuple[Place, Mapping[str, Any]]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            place = f"{path}:{number}"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                row = json.loads(text) if text.strip() else None
-            except UnicodeDecodeError as error:
-                raise RecipeError(f"{place}: not UTF-8 (byte {error.start + 1} of the line)") from error
-            except json.JSONDecodeError as error:
-                raise RecipeError(f"{place}: not JSON ({error.msg})") from error
-            if not text.strip():
-                continue
-            if not isinstance(row, dict):
-                raise RecipeError(f"{place}: a JSON {type(row).__name__}; each line must be an object")
-            yield place, row
+    path = find_data(spec.path)
+    check_sha256([path], spec.sha256)
+    return _counted(_records(read_lines(path), spec, path.stem), spec, str(path))
 
 
 def _hub(spec: Any) -> Iterator[Problem]:
     """Read from the folder named by REASON_RL_DATA when set, else from the hub."""
     short = spec.name.split("/")[-1]
-    folder = os.environ.get(DATA_FOLDER_VARIABLE)
+    folder = data_folder()
     if folder:
-        parts = local_parts(Path(folder), short)
-        return _records((line for part in parts for line in _read_lines(part)), spec, short)
+        parts = local_parts(folder, spec.file or short)
+        check_sha256(parts, spec.sha256)
+        rows = (line for part in parts for line in read_lines(part))
+        return _counted(_records(rows, spec, short), spec, str(parts[0]))
+    return _counted(_records(_hub_rows(spec), spec, short), spec, spec.name)
+
+
+def _hub_rows(spec: Any) -> Iterator[tuple[Place, Mapping[str, Any]]]:
     import datasets
 
     try:
-        rows = datasets.load_dataset(spec.name, split=spec.split, revision=spec.revision)
+        rows = datasets.load_dataset(spec.name, spec.config, split=spec.split, revision=spec.revision)
     except (OSError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise RecipeError(f"data.name: cannot load {spec.name} ({reason})") from error
-    return _records(((f"{spec.name} row {i}", row) for i, row in enumerate(rows)), spec, short)
+    for number, row in enumerate(rows):
+        place = f"{spec.name} row {number}"
+        fields = from_columns(row, number, spec, place)
+        if fields is not None:
+            yield place, fields
 
 
-def local_parts(folder: Path, name: str) -> list[Path]:
-    """Return the files of a data set in a folder: ``name.jsonl``, or all of ``name.part-00.jsonl`` and following.
+def from_columns(row: Mapping[str, Any], number: int, spec: Any, place: Place) -> Mapping[str, Any] | None:
+    """Return a hub row with the fields that ``data.columns`` makes of it; None when ``data.skip`` leaves it out.
 
     Raises:
-        RecipeError: when there are none, or one is missing in between.
+        RecipeError: when a template or the pattern of the answer does not fit the row.
     """
-    whole = folder / f"{name}.jsonl"
-    if whole.is_file():
-        return [whole]
-    stems = {path.name.removesuffix(".jsonl") for path in folder.glob("*.jsonl")}
-    parts = sorted(stem for stem in stems if stem.startswith(f"{name}.part-"))
-    if not parts:
-        near = _near(name, {stem.split(".part-")[0] for stem in stems})
-        raise RecipeError(f"data.name: {DATA_FOLDER_VARIABLE}={folder} has no {name}.jsonl{near}")
-    for number, part in enumerate(parts):
-        if part != f"{name}.part-{number:02d}":
-            raise RecipeError(f"data.name: {folder}/{name}.part-{number:02d}.jsonl is missing; {part}.jsonl is there")
-    return [folder / f"{part}.jsonl" for part in parts]
+    fields = dict(row)
+    for name, template in spec.columns.items():
+        try:
+            fields[name] = template.format(**{"row": number, **row})
+        except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
+            raise RecipeError(f"{place}: data.columns.{name}: {template} does not fit ({error!r})") from error
+    answer = str(fields.get(spec.answer, ""))
+    if spec.skip and re.search(spec.skip, answer):
+        return None
+    if spec.answer_pattern:
+        match = re.search(spec.answer_pattern, answer)
+        if match is None or match[1] is None:
+            raise RecipeError(f"{place}: data.answer_pattern finds no answer in {answer[-80:]!r}")
+        fields[spec.answer] = match[1]
+    return fields
+
+
+def _counted(problems: Iterator[Problem], spec: Any, where: str) -> Iterator[Problem]:
+    """Pass the problems on and check at the end that there were ``data.count`` of them."""
+    count = 0
+    for problem in problems:
+        count += 1
+        yield problem
+    if spec.count is not None and count != spec.count:
+        raise RecipeError(f"data.count: {where} has {count} problems, {spec.count} are expected")
 
 
 def _reasoning_gym(spec: Any) -> Iterator[Problem]:
@@ -116,8 +112,8 @@ def _reasoning_gym(spec: Any) -> Iterator[Problem]:
     try:
         rows = reasoning_gym.create_dataset(spec.task, size=draws, seed=spec.seed, **spec.config)
     except (ValueError, TypeError, AssertionError) as error:
-        near = _near(spec.task, reasoning_gym.factory.DATASETS)
-        raise RecipeError(f"data.task: reasoning-gym refuses {spec.task} with {spec.config}: {error}{near}") from error
+        hint = near(spec.task, reasoning_gym.factory.DATASETS)
+        raise RecipeError(f"data.task: reasoning-gym refuses {spec.task} with {spec.config}: {error}{hint}") from error
     seen: set[str] = set()
     for index in range(draws):
         row = rows[index]
@@ -153,7 +149,7 @@ def _records(rows: Rows, spec: Any, source: str) -> Iterator[Problem]:
 
 def _field(row: Mapping[str, Any], key: str, place: Place) -> Any:
     if key not in row:
-        raise RecipeError(f"{place}: no field {key}{_near(key, row) or f' in {sorted(row)}'}")
+        raise RecipeError(f"{place}: no field {key}{near(key, row) or f' in {sorted(row)}'}")
     return row[key]
 
 
@@ -175,12 +171,6 @@ def _level(value: Any, place: Place) -> int | None:
     if match is None:
         raise RecipeError(f"{place}: level {value!r} is not a whole number; drop the row or data.level")
     return int(match[1])
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean ...?" when something like ``name`` is known, else nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def stable_id(text: str) -> str:

@@ -48,7 +48,7 @@ def load_recipe(name: str | Path, assignments: Sequence[str] = ()) -> LoadedReci
     try:
         recipe = Recipe.model_validate(document.values)
     except ValidationError as error:
-        raise RecipeError("\n".join(_explain(error, document))) from error
+        raise RecipeError("\n".join(explain(error, document))) from error
     complaints = [f"{document.origin(key)}: {'.'.join(key)}: {message}" for key, message in check(recipe, path.parent)]
     if complaints:
         raise RecipeError("\n".join(complaints))
@@ -67,7 +67,8 @@ def _find(name: str) -> Path:
     raise complaint
 
 
-def _explain(error: ValidationError, document: Document) -> Iterator[str]:
+def explain(error: ValidationError, document: Document) -> Iterator[str]:
+    """Yield one line for each thing that pydantic complains about: place, key, what is wrong, what may be meant."""
     for item in error.errors():
         path = _key_path(item["loc"], document.values)
         place = f"{document.origin(path)}: {'.'.join(path)}"

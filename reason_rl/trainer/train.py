@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from reason_rl.answer.verify import make_verifier
 from reason_rl.errors import RecipeError, RunError
-from reason_rl.models import context_tokens, end_think_id, eos_ids, load_model, load_tokenizer
+from reason_rl.models import context_tokens, end_think_id, load_model, load_tokenizer
 from reason_rl.problem.prompt import check_context, render_prompts, to_dataset
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
+from reason_rl.rollout.engines import make_backend
 from reason_rl.rollout.grading import Grader
-from reason_rl.rollout.hf import HFBackend
 from reason_rl.trainer.callbacks import (
     ProgressCallback,
     RunCallback,
@@ -42,15 +42,15 @@ class TrainResult:
     seconds: float
 
 
-def train(recipe: Recipe, run: RunFolder, *, resume: bool = False) -> TrainResult:
-    """Train the recipe's model and save it to ``run.model``.
+def train(recipe: Recipe, run: RunFolder, *, resume: bool = False, engine: Any = None) -> TrainResult:
+    """Train the recipe's model and save it to ``run.model``; ``engine`` comes from ``open_engine``, if already open.
 
     Raises RecipeError for inputs that cannot be used, before training; RunError when training has to stop.
     """
     checkpoints = run.checkpoints
     checkpoint = _resume_point(checkpoints, resume)
     with make_verifier(recipe.answer.verify, recipe.answer.timeout_seconds) as verifier:
-        trainer, callback = _build(recipe, run, verifier, _step_of(checkpoint))
+        trainer, callback = _build(recipe, run, verifier, _step_of(checkpoint), engine)
         if checkpoint is not None:
             restore_algorithm_state(trainer, checkpoint)
         with _live_lines(trainer), _disk_errors(checkpoints):
@@ -63,7 +63,9 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool = False) -> TrainResul
     return TrainResult(run.model, trainer.state.global_step, seconds)
 
 
-def _build(recipe: Recipe, run: RunFolder, verifier: Any, resumed_step: int) -> tuple[ReasonGRPOTrainer, RunCallback]:
+def _build(
+    recipe: Recipe, run: RunFolder, verifier: Any, resumed_step: int, engine: Any
+) -> tuple[ReasonGRPOTrainer, RunCallback]:
     """Load problems and model, check what can be checked, and put the trainer together."""
     tokenizer = load_tokenizer(recipe.model)
     think_id = end_think_id(tokenizer, recipe.model.end_think_token)
@@ -74,13 +76,7 @@ def _build(recipe: Recipe, run: RunFolder, verifier: Any, resumed_step: int) -> 
     check_context(problems, prompts, method.budget.largest(), context_tokens(model))
     args = grpo_config(recipe, run.checkpoints, method.budget.largest())
     callback = RunCallback(run.metrics, resumed_step)
-    backend = HFBackend(
-        model,
-        eos_token_ids=eos_ids(model, tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        max_batch_rows=recipe.rollout.max_batch_rows,
-        context_tokens=context_tokens(model),
-    )
+    backend = make_backend(recipe, model, tokenizer, engine)
     trainer = ReasonGRPOTrainer(
         model=model,
         args=args,

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from reason_rl.world.dataset import in_split
 from reason_rl.world.families import FAMILIES, LEVELS, make_problem
 from reason_rl.world.tokenizer import EOS, build_tokenizer
-from reason_rl.world.traces import draw_completion
+from reason_rl.world.traces import Rates, draw_completion
 
 IGNORED_LABEL = -100
 POOL_TRACES = 8192
@@ -39,18 +39,23 @@ class PretrainConfig:
     warmup_share: float = 0.02
     decay_share: float = 0.3
     curriculum_share: float = 0.25
+    recheck_right_rate: float = 0.25
+    planted_slip_rate: float = 0.0
     weight_decay: float = 0.01
     bf16: bool = True
     compile: bool = True
     seed: int = 0
+    start: str | None = None
 
 
 def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Return a randomly initialised Llama of the configured size, embeddings tied.
+    """Return a Llama of the configured size, embeddings tied: randomly initialised, or the weights of ``start``.
 
     Attention is written out ("eager") because it compiles to faster CPU code than the fused kernel's backward pass.
     """
     torch.manual_seed(config.seed)
+    if config.start is not None:
+        return LlamaForCausalLM.from_pretrained(config.start, dtype=torch.float32, attn_implementation="eager")
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -74,23 +79,25 @@ def traces(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterat
     """Yield (token ids, labels) over train problems only, families alike often.
 
     Levels are alike often too, after a curriculum that lets in one harder level after the other. Where thinking was
-    interrupted, its end is not learned: the reasoner learns to answer then, but not to give up.
+    interrupted, its end is not learned: the reasoner learns to answer then, but not to give up. Nor is a planted slip.
     """
     rng = random.Random(config.seed)
+    rates = Rates(config.recheck_right_rate, config.planted_slip_rate)
     vocabulary = tokenizer.get_vocab()
     seen = 0
     while seen < config.traces:
-        open_levels = 1 + int(len(LEVELS) * seen / (config.curriculum_share * config.traces))
+        curriculum = config.curriculum_share * config.traces
+        open_levels = 1 + int(len(LEVELS) * seen / curriculum) if curriculum else len(LEVELS)
         problem = make_problem(rng, rng.choice(FAMILIES), rng.choice(LEVELS[:open_levels]))
         if not in_split(problem.question, "train"):
             continue
         chat = [{"role": "user", "content": problem.question}]
         prompt = str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)).split()
-        completion = draw_completion(rng, problem, config.max_completion_tokens)
+        completion = draw_completion(rng, problem, config.max_completion_tokens, rates)
         ids = [vocabulary[word] for word in (*prompt, *completion.words, EOS)]
         labels = [IGNORED_LABEL] * len(prompt) + ids[len(prompt) :]
-        if completion.interrupted:
-            labels[len(prompt) + completion.words.index("</think>")] = IGNORED_LABEL
+        for position in completion.unlearned:
+            labels[len(prompt) + position] = IGNORED_LABEL
         seen += 1
         yield ids, labels
 
@@ -130,7 +137,7 @@ def optimizers(model: LlamaForCausalLM, config: PretrainConfig) -> list[torch.op
 
 
 def pretrain(config: PretrainConfig, output: Path, log_every: int = 50, save_every: int = 500) -> None:
-    """Train from scratch and write model, tokenizer and a JSONL log to ``output``."""
+    """Train and write model, tokenizer and a JSONL log to ``output``."""
     tokenizer = build_tokenizer()
     model = build_model(config, tokenizer)
     steppers = optimizers(model, config)

@@ -8,31 +8,53 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import combinations
+from itertools import combinations, zip_longest
 
 from reason_rl.world.families import MODULUS, WALK_LIMIT, WorldProblem, apply
 
 SLIP_RATE = {1: 0.02, 2: 0.03, 3: 0.04, 4: 0.04, 5: 0.04, 6: 0.04}
 EXTRA_PASSES = {1: (2, 3), 2: (1, 2), 3: (0, 1), 4: (0, 1), 5: (0, 0), 6: (0, 0)}
 RECHECK_AFTER_SLIP = 0.95
-RECHECK_AFTER_RIGHT = 0.25
 INTERRUPTED_SHARE = 0.12
 TERSE_SHARE = 0.25
 MAX_PASSES = 6
 
 
 @dataclass(frozen=True)
+class Rates:
+    """How often a right step is checked again, and how often a step slips beyond the slips that are learned."""
+
+    recheck_right: float = 0.25
+    planted_slip: float = 0.0
+
+
+RATES = Rates()
+
+
+@dataclass(frozen=True)
 class Style:
-    """How one trace is written: terse or full steps, and how often a step slips or a right one is checked again."""
+    """How one trace is written: terse or full steps, and how often a step slips or a right one is checked again.
+
+    Planted slips come on top of the others; they are there to be noticed and repaired, not to be imitated.
+    """
 
     terse: bool = False
     slip_rate: float = 0.0
+    planted_slip_rate: float = 0.0
     recheck_right: float = 0.0
 
 
 SHORTEST = Style(terse=True)
+
+
+@dataclass
+class Draft:
+    """The words written so far, and the positions of those that a planted slip got wrong."""
+
+    words: list[str] = field(default_factory=list)
+    planted: list[int] = field(default_factory=list)
 
 
 def slipped(rng: random.Random, value: int) -> int:
@@ -63,44 +85,50 @@ def walk_step(style: Style, count: int, value: int, stride: int, result: int, ta
     return [str(count), ":", str(value), "+", str(stride), "=", str(result), *verdict]
 
 
-def attempt(rng: random.Random, style: Style, exact: int, write: Callable[[int], list[str]], words: list[str]) -> int:
+def attempt(rng: random.Random, style: Style, exact: int, write: Callable[[int], list[str]], draft: Draft) -> int:
     """Write one computed step, maybe slipped, maybe re-checked with ``wait``; return the value that stands."""
-    result = slipped(rng, exact) if rng.random() < style.slip_rate else exact
-    words += write(result)
+    slips = rng.random() < style.slip_rate
+    planted = not slips and style.planted_slip_rate > 0 and rng.random() < style.planted_slip_rate
+    result = slipped(rng, exact) if slips or planted else exact
+    written = write(result)
+    if planted:
+        pairs = enumerate(zip_longest(written, write(exact)), len(draft.words))
+        draft.planted += [i for i, (word, right) in pairs if word is not None and word != right]
+    draft.words += written
     recheck = RECHECK_AFTER_SLIP if result != exact else style.recheck_right
     if rng.random() < recheck:
-        words += ["wait", *write(exact)]
+        draft.words += ["wait", *write(exact)]
         result = exact
     return result
 
 
-def chain_pass(rng: random.Random, problem: WorldProblem, style: Style, words: list[str]) -> str:
+def chain_pass(rng: random.Random, problem: WorldProblem, style: Style, draft: Draft) -> str:
     """Evaluate the chain once."""
     value = problem.numbers[0]
     for operator, operand in zip(problem.operators, problem.numbers[1:], strict=True):
         exact, before = apply(value, operator, operand), value
         write = partial(chain_step, style, before, operator, operand)
-        value = attempt(rng, style, exact, write, words)
+        value = attempt(rng, style, exact, write, draft)
     return str(value)
 
 
-def pair_pass(rng: random.Random, problem: WorldProblem, style: Style, words: list[str]) -> str | None:
+def pair_pass(rng: random.Random, problem: WorldProblem, style: Style, draft: Draft) -> str | None:
     """Try the pairs in order until one fits; None when a slip made the search miss it."""
     target, *numbers = problem.numbers
     for first, second in combinations(numbers, 2):
         write = partial(pair_step, style, first, second, target=target)
-        if attempt(rng, style, first + second, write, words) == target:
+        if attempt(rng, style, first + second, write, draft) == target:
             return f"{first} {second}"
     return None
 
 
-def walk_pass(rng: random.Random, problem: WorldProblem, style: Style, words: list[str]) -> str | None:
+def walk_pass(rng: random.Random, problem: WorldProblem, style: Style, draft: Draft) -> str | None:
     """Step until the target is met; None when a slip led past it and the limit was reached."""
     value, stride, target = problem.numbers
     for count in range(1, WALK_LIMIT + 1):
         exact, before = (value + stride) % MODULUS, value
         write = partial(walk_step, style, count, before, stride, target=target)
-        value = attempt(rng, style, exact, write, words)
+        value = attempt(rng, style, exact, write, draft)
         if value == target:
             return str(count)
     return None
@@ -109,50 +137,56 @@ def walk_pass(rng: random.Random, problem: WorldProblem, style: Style, words: li
 PASSES = {"chain": chain_pass, "pair": pair_pass, "walk": walk_pass}
 
 
-def think_words(rng: random.Random, problem: WorldProblem) -> tuple[list[str], str | None]:
+def think(rng: random.Random, problem: WorldProblem, rates: Rates = RATES) -> tuple[Draft, str | None]:
     """Write the thinking of one trace and return it with the answer it arrives at.
 
     Passes are repeated for the level's overthinking, and further until two passes agree.
     """
-    style = Style(rng.random() < TERSE_SHARE, SLIP_RATE[problem.level], RECHECK_AFTER_RIGHT)
+    terse = rng.random() < TERSE_SHARE
+    style = Style(terse, SLIP_RATE[problem.level], rates.planted_slip, rates.recheck_right)
     wanted = 1 + rng.randint(*EXTRA_PASSES[problem.level])
-    words: list[str] = []
+    draft = Draft()
     answers: list[str | None] = []
     while len(answers) < MAX_PASSES:
         if answers:
-            words += ["wait", "again"]
-        answers.append(PASSES[problem.family](rng, problem, style, words))
+            draft.words += ["wait", "again"]
+        answers.append(PASSES[problem.family](rng, problem, style, draft))
         settled = answers[-1] is not None and (len(set(answers)) == 1 or answers.count(answers[-1]) >= 2)
         if len(answers) >= wanted and settled:
             break
-    return words, answers[-1]
+    return draft, answers[-1]
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A whole completion; ``interrupted`` when its thinking was cut and the right answer follows all the same."""
+    """A whole completion, and the positions of the words that are not to be imitated.
+
+    Those are what a planted slip got wrong, and the ``</think>`` of an interrupted thinking, after which the right
+    answer follows all the same.
+    """
 
     words: tuple[str, ...]
-    interrupted: bool
+    unlearned: tuple[int, ...]
 
 
-def draw_completion(rng: random.Random, problem: WorldProblem, max_tokens: int) -> Completion:
+def draw_completion(rng: random.Random, problem: WorldProblem, max_tokens: int, rates: Rates = RATES) -> Completion:
     """Draw thinking and boxed answer; drawn again while longer than ``max_tokens``.
 
     Some thinking is cut at a random word, so that the reasoner can answer as well as possible when it is made to.
     """
     while True:
-        words, answer = think_words(rng, problem)
-        interrupted = rng.random() < INTERRUPTED_SHARE
+        draft, answer = think(rng, problem, rates)
+        words, interrupted = draft.words, rng.random() < INTERRUPTED_SHARE
         if interrupted:
             words, answer = words[: rng.randint(0, len(words))], problem.answer
         completion = (*words, "</think>", "\\boxed{", *str(answer).split(), "}")
         if answer is not None and len(completion) < max_tokens:
-            return Completion(completion, interrupted)
+            unlearned = [i for i in draft.planted if i < len(words)]
+            return Completion(completion, (*unlearned, *([len(words)] if interrupted else [])))
 
 
 def shortest_think_words(problem: WorldProblem) -> list[str]:
     """Return the shortest correct trace we know: one terse pass without slips or re-checks."""
-    words: list[str] = []
-    PASSES[problem.family](random.Random(0), problem, SHORTEST, words)
-    return words
+    draft = Draft()
+    PASSES[problem.family](random.Random(0), problem, SHORTEST, draft)
+    return draft.words

@@ -12,6 +12,8 @@ LIGHT = (
     "reason_rl.cli",
     "reason_rl.recipe.load",
     "reason_rl.recipe.plan",
+    "reason_rl.recipe.catalogue",
+    "reason_rl.recipe.smoke",
     "reason_rl.problem.sources",
     "reason_rl.problem.prompt",
     "reason_rl.answer.verify",
@@ -34,7 +36,15 @@ def test_import_loads_nothing_heavy(module):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["validate", "tiny/dler"], ["show", "tiny/dler"], ["plan", "tiny/dler"], ["schema"], ["--help"]]
+    "arguments",
+    [
+        ["validate", "tiny/dler"],
+        ["show", "tiny/dler"],
+        ["plan", "tiny/dler"],
+        ["schema"],
+        ["recipes", "ls"],
+        ["--help"],
+    ],
 )
 def test_commands_that_only_look_load_nothing_heavy(arguments):
     code = (

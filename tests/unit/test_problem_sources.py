@@ -9,6 +9,7 @@ from reason_rl.errors import RecipeError
 from reason_rl.problem.prompt import messages
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems, stable_id
+from reason_rl.recipe.schema import HubData, JsonlData
 
 ROW = {"problem": "1+1", "answer": "2"}
 
@@ -16,8 +17,7 @@ ROW = {"problem": "1+1", "answer": "2"}
 def jsonl(tmp_path, content, **fields):
     path = tmp_path / "set.jsonl"
     path.write_bytes(content if isinstance(content, bytes) else (json.dumps(content) + "\n").encode())
-    names = {"prompt": "problem", "answer": "answer", "id": None, "level": None}
-    return SimpleNamespace(**{"use": "jsonl", "path": str(path), **names, **fields})
+    return JsonlData(use="jsonl", path=str(path), **fields)
 
 
 @pytest.mark.parametrize(("given", "level"), [(5, 5), ("5", 5), ("Level 5", 5), (4.0, 4), ("4.0", 4), (None, None)])
@@ -72,8 +72,7 @@ def hub(tmp_path, monkeypatch, *names):
     for name in names:
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"problem": name, "answer": "1"}) + "\n")
     monkeypatch.setenv("REASON_RL_DATA", str(tmp_path))
-    fields = {"split": "train", "revision": None, "prompt": "problem", "answer": "answer", "id": None, "level": None}
-    return SimpleNamespace(use="hub", name="org/gsm", **fields)
+    return HubData(use="hub", name="org/gsm")
 
 
 def test_parts_of_a_local_set_are_read_in_order(tmp_path, monkeypatch):

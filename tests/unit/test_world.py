@@ -10,7 +10,7 @@ from reason_rl.world.dataset import draw_problems, split_of
 from reason_rl.world.families import FAMILIES, LEVELS, apply, make_problem
 from reason_rl.world.pretrain import IGNORED_LABEL, PretrainConfig, traces
 from reason_rl.world.tokenizer import build_tokenizer
-from reason_rl.world.traces import draw_completion, shortest_think_words, think_words
+from reason_rl.world.traces import Draft, Style, attempt, draw_completion, shortest_think_words, think
 
 problems = st.builds(
     lambda seed, family, level: make_problem(random.Random(seed), family, level),
@@ -51,29 +51,47 @@ def test_traces_end_in_a_boxed_answer_and_say_yes_only_at_the_target(problem, se
     assert words.count("</think>") == 1
     assert words[words.index("</think>") + 1] == "\\boxed{"
     assert words[-1] == "}"
-    if completion.interrupted:
+    if words.index("</think>") in completion.unlearned:
         assert " ".join(words[words.index("\\boxed{") + 1 : -1]) == problem.answer
 
 
-def test_the_end_of_an_interrupted_thinking_is_the_one_thing_not_learned():
-    config = PretrainConfig(traces=300)
+def unlearned_words(config):
+    """Return the words of all completions whose label is masked, in a list a trace."""
     tokenizer = build_tokenizer()
-    end_think = tokenizer.convert_tokens_to_ids("</think>")
-    unlearned = 0
     for ids, labels in traces(config, tokenizer):
         start = next(i for i, label in enumerate(labels) if label != IGNORED_LABEL)
-        ignored = [i for i in range(start, len(ids)) if labels[i] == IGNORED_LABEL]
-        assert all(ids[i] == end_think for i in ignored)
-        assert len(ignored) <= 1
-        unlearned += len(ignored)
-    assert 15 < unlearned < 60
+        masked = [i for i in range(start, len(ids)) if labels[i] == IGNORED_LABEL]
+        yield tokenizer.convert_ids_to_tokens([ids[i] for i in masked])
+
+
+def test_the_end_of_an_interrupted_thinking_is_the_one_thing_not_learned():
+    masked = list(unlearned_words(PretrainConfig(traces=300)))
+    assert {tuple(words) for words in masked} == {(), ("</think>",)}
+    assert 15 < sum(map(len, masked)) < 60
+
+
+def test_planted_slips_are_not_learned_and_change_nothing_else():
+    masked = list(unlearned_words(PretrainConfig(traces=300, planted_slip_rate=0.2, curriculum_share=0.0)))
+    planted = [word for words in masked for word in words if word != "</think>"]
+    assert len(planted) > 300
+    assert all(word.isdigit() or word in ("yes", "no") for word in planted)
+
+
+@given(st.integers(0, 10**9))
+def test_a_planted_slip_marks_exactly_the_words_it_got_wrong(seed):
+    draft = Draft()
+    style = Style(planted_slip_rate=1.0)
+    value = attempt(random.Random(seed), style, 40, lambda result: ["+", "1", str(result)], draft)
+    assert draft.planted == [2]
+    assert draft.words[2] != "40"
+    assert (value == 40) == ("wait" in draft.words)
 
 
 @given(problems)
 def test_the_shortest_trace_is_right_and_no_longer_than_any_drawn_one(problem):
     shortest = shortest_think_words(problem)
-    drawn = [think_words(random.Random(seed), problem) for seed in range(5)]
-    assert all(len(shortest) <= len(words) for words, answer in drawn if answer == problem.answer)
+    drawn = [think(random.Random(seed), problem) for seed in range(5)]
+    assert all(len(shortest) <= len(draft.words) for draft, answer in drawn if answer == problem.answer)
 
 
 def test_hand_worked_traces():

@@ -1,0 +1,90 @@
+"""Turns a recipe into its smoke run: the same method, two steps of a tiny random model on problems of the tiny world."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from reason_rl.errors import RecipeError
+from reason_rl.models import TINY_RANDOM
+from reason_rl.recipe.schema import AlgorithmSection, EvalSection, ModelSection, Recipe, WorldData
+from reason_rl.tiny_random import architecture
+from reason_rl.world.tokenizer import END_THINK
+
+SUFFIX = "-smoke"
+PROBLEMS = 64
+# What belongs to a machine or to the length of a run, not to the method.
+DROPPED = {
+    "bf16",
+    "ddp_backend",
+    "deepspeed",
+    "eval_steps",
+    "fp16",
+    "fsdp",
+    "fsdp_config",
+    "generation_batch_size",
+    "logging_steps",
+    "num_train_epochs",
+    "optim",
+    "push_to_hub",
+    "save_steps",
+    "tf32",
+    "torch_compile",
+}
+SHORT = {
+    "gradient_accumulation_steps": 1,
+    "logging_steps": 1,
+    "max_steps": 2,
+    "report_to": "none",
+    "steps_per_generation": 2,
+}
+
+
+def smoke(recipe: Recipe) -> Recipe:
+    """Return the recipe with another model, other problems and little of both; the method is left as it is.
+
+    Kept: reward, budgets and their lengths, filter, advantage, KL, group size, loss, LoRA, learning rate. Changed: the model
+    (a tiny random one of the same architecture), the problems (64 of the tiny world), the engine (hf), two groups a
+    process and two updates of them, at most two rounds of refilling. A random model is never right, so a reward of
+    correctness alone has no gradient: a smoke run shows that a recipe loads, samples, grades, updates and saves.
+
+    Raises:
+        RecipeError: for a recipe that trains no model with RL, or a model of no known family.
+    """
+    if recipe.algorithm is None:
+        raise RecipeError(f"task {recipe.task}: only task train has a smoke run")
+    fields: dict[str, Any] = {
+        "output": f"{recipe.output}{SUFFIX}",
+        "model": _model(recipe.model),
+        "data": WorldData(use="world", split="train", count=PROBLEMS),
+        "algorithm": _algorithm(recipe.algorithm),
+        "rollout": recipe.rollout.model_copy(update={"engine": "hf", "vllm": {}}),
+        "trainer": _trainer(recipe.trainer),
+        "eval": EvalSection(data=WorldData(use="world", split="test", count=8), samples=1, max_tokens=64),
+    }
+    return recipe.model_copy(update=fields)
+
+
+def _model(section: ModelSection) -> ModelSection:
+    """Return the tiny model's section; a model that thinks keeps thinking, with the tiny world's token."""
+    thinks = section.end_think_token is not None
+    return ModelSection(path=TINY_RANDOM + architecture(section.path), end_think_token=END_THINK if thinks else None)
+
+
+def _algorithm(section: AlgorithmSection) -> AlgorithmSection:
+    """Return the same method; a random model gives no group with signal, so looking for them long is of no use."""
+    rounds = min(section.filter.max_rounds, 2)
+    return section.model_copy(update={"filter": section.filter.model_copy(update={"max_rounds": rounds})})
+
+
+def _trainer(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the ``trainer:`` fields of two steps on any machine, one group a micro-batch."""
+    kept = {key: value for key, value in given.items() if key not in DROPPED}
+    return kept | SHORT | {"bf16": False, "per_device_train_batch_size": given.get("num_generations", 8)}
+
+
+def drop_last_smoke(output: Path) -> None:
+    """Delete the folder of an earlier smoke run, and nothing that is not one."""
+    if output.name.endswith(SUFFIX) and (output / "resolved.yaml").is_file():
+        shutil.rmtree(output)

@@ -1,0 +1,54 @@
+"""The rollout engine that a recipe asks for; no engine ever stands in for another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from reason_rl.models import context_tokens, eos_ids, resolve_model
+from reason_rl.rollout.hf import HFBackend
+from reason_rl.rollout.vllm_local import EngineOptions, VLLMBackend, start_engine
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from reason_rl.recipe.schema import Recipe
+
+
+def open_engine(recipe: Recipe) -> Any:
+    """Start what the recipe's engine needs once a process: a vLLM engine on the untrained model, nothing for hf.
+
+    Raises:
+        RecipeError: when the engine is not installed, or not in a version that works.
+    """
+    if recipe.rollout.engine == "hf":
+        return None
+    from transformers import AutoConfig
+
+    source = resolve_model(recipe.model.path)
+    config = AutoConfig.from_pretrained(
+        source, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
+    )
+    options = EngineOptions(
+        context_tokens=config.get_text_config().max_position_embeddings,
+        dtype=recipe.model.dtype,
+        max_batch_rows=recipe.rollout.max_batch_rows,
+        lora_rank=None if recipe.lora is None else int(recipe.lora.get("r", 8)),
+        extra={"revision": recipe.model.revision, **recipe.rollout.vllm},
+    )
+    return start_engine(source, options)
+
+
+def make_backend(
+    recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, engine: Any = None
+) -> HFBackend | VLLMBackend:
+    """Return the backend that samples from ``model`` with the recipe's engine (``engine`` from :func:`open_engine`)."""
+    ends = eos_ids(model, tokenizer)
+    if recipe.rollout.engine == "hf":
+        return HFBackend(
+            model,
+            eos_token_ids=ends,
+            pad_token_id=tokenizer.pad_token_id,
+            max_batch_rows=recipe.rollout.max_batch_rows,
+            context_tokens=context_tokens(model),
+        )
+    return VLLMBackend(engine if engine is not None else open_engine(recipe), model, ends)

@@ -1,0 +1,116 @@
+"""Smoke runs: every shipped recipe has one; two are made."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from transformers import AutoConfig
+
+from reason_rl.content import shipped_recipes
+from reason_rl.errors import RecipeError
+from reason_rl.models import end_think_id, load_model, load_tokenizer, resolve_model
+from reason_rl.recipe.checks import check
+from reason_rl.recipe.load import load_recipe
+from reason_rl.recipe.smoke import drop_last_smoke, smoke
+from reason_rl.tiny_random import architecture
+
+RECIPES = {name: path for name, path in shipped_recipes().items() if not name.endswith("base")}
+PRETRAINING = {name for name in RECIPES if name.startswith("tiny/pretrain")}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("REASON_RL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - PRETRAINING))
+def test_every_recipe_has_a_smoke_run_of_the_same_method(name):
+    recipe = load_recipe(RECIPES[name]).recipe
+    small = smoke(recipe)
+    assert list(check(small, RECIPES[name].parent)) == []
+    assert small.model.path == f"tiny-random-{architecture(recipe.model.path)}"
+    assert (small.trainer["max_steps"], small.rollout.engine, small.data.use) == (2, "hf", "world")
+    assert small.output == f"{recipe.output}-smoke"
+    assert small.algorithm.model_dump(exclude={"filter": {"max_rounds"}}) == recipe.algorithm.model_dump(
+        exclude={"filter": {"max_rounds"}}
+    )
+    assert small.lora == recipe.lora
+    assert small.reward_file() == recipe.reward_file()
+    kept = ("loss_type", "epsilon", "epsilon_high", "delta", "num_generations", "learning_rate")
+    assert {key: small.trainer.get(key) for key in kept} == {key: recipe.trainer.get(key) for key in kept}
+
+
+@pytest.mark.parametrize("name", sorted(PRETRAINING))
+def test_pretraining_has_none(name):
+    with pytest.raises(RecipeError, match="only task train has a smoke run"):
+        smoke(load_recipe(RECIPES[name]).recipe)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "qwen2"),
+        ("deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "llama"),
+        ("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B", "qwen3"),
+        ("agentica-org/DeepScaleR-1.5B-Preview", "qwen2"),
+        ("nvidia/Llama-3.1-Nemotron-Nano-8B-v1", "llama"),
+        ("smollm2-135m", "llama"),
+        ("tiny-reasoner", "llama"),
+    ],
+)
+def test_the_architecture_behind_a_name(path, kind):
+    assert architecture(path) == kind
+
+
+def test_a_folder_is_asked_for_its_architecture(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    assert architecture(str(tmp_path)) == "qwen3"
+    with pytest.raises(RecipeError, match="no tiny model stands for org/gpt; known families: llama, qwen2, qwen3"):
+        architecture("org/gpt")
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_tiny_models_are_small_think_and_are_the_same_everywhere(kind, cache, tmp_path, monkeypatch):
+    section = load_recipe("tiny/grpo", [f"model.path=tiny-random-{kind}"]).recipe.model
+    model, tokenizer = load_model(section), load_tokenizer(section)
+    assert model.config.model_type == kind
+    assert model.num_parameters() < 50_000
+    assert end_think_id(tokenizer, "</think>") is not None
+    assert AutoConfig.from_pretrained(resolve_model(section.path)).max_position_embeddings > 32_000
+    monkeypatch.setenv("REASON_RL_CACHE", str(tmp_path / "elsewhere"))
+    again = load_model(section).state_dict()
+    assert all((again[name] == value).all() for name, value in model.state_dict().items())
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_an_unknown_tiny_model(cache):
+    with pytest.raises(RecipeError, match="no model tiny-random-gpt2; there are tiny-random-llama"):
+        resolve_model("tiny-random-gpt2")
+
+
+def test_only_an_earlier_smoke_run_is_deleted(tmp_path):
+    for name in ("mine", "run-smoke", "data-smoke"):
+        (tmp_path / name).mkdir()
+    for name in ("mine", "run-smoke"):
+        (tmp_path / name / "resolved.yaml").write_text("")
+    for name in ("mine", "run-smoke", "data-smoke", "none-smoke"):
+        drop_last_smoke(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data-smoke", "mine"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), [("r1_distill_1.5b/dapo_lora", "qwen2"), ("qwen3_1.7b/dler", "qwen3")])
+def test_a_smoke_run(name, kind, cache, tmp_path):
+    command = [sys.executable, "-m", "reason_rl.cli", "train", name, "--smoke", f"output={tmp_path / 'run'}"]
+    for _ in range(2):  # the second deletes the first
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=800)
+        assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "run-smoke"
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert rows[0]["completion_tokens"] > 10
+    adapter = (folder / "model" / "adapter_model.safetensors").exists()
+    assert adapter == name.endswith("lora")
+    assert adapter or AutoConfig.from_pretrained(folder / "model").model_type == kind

@@ -1,0 +1,152 @@
+"""A real vLLM engine in this process: weights in step with the trainer, budgets, seeds, log-probabilities, failures."""
+
+import importlib.util
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from reason_rl.errors import RecipeError, RunError
+from reason_rl.models import eos_ids, load_model, load_tokenizer, resolve_model
+from reason_rl.problem.prompt import render_prompts
+from reason_rl.problem.sources import load_problems
+from reason_rl.recipe.schema import ModelSection, PromptSection, WorldData
+from reason_rl.rollout.backend import SamplingOptions, SamplingRequest
+from reason_rl.rollout.hf import HFBackend
+from reason_rl.rollout.vllm_local import EngineOptions, VLLMBackend, check_version, engine_rank, start_engine
+
+needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (make vllm)")
+SPEC = ModelSection()
+GREEDY, SAMPLED = SamplingOptions(temperature=0.0), SamplingOptions(temperature=0.8)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(SPEC)
+
+
+@pytest.fixture(scope="module")
+def asked(tokenizer):
+    problems = load_problems(WorldData(use="world", split="test", count=18, seed=1))
+    prompts = render_prompts(problems, tokenizer, PromptSection())
+    return [SamplingRequest(tuple(prompt), 8 + 2 * i, 100 + i) for i, prompt in enumerate(prompts)]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return start_engine(resolve_model("tiny-reasoner"), EngineOptions(512, max_batch_rows=32))
+
+
+@pytest.fixture(scope="module")
+def adapter_engine():
+    return start_engine(resolve_model("tiny-reasoner"), EngineOptions(512, max_batch_rows=32, lora_rank=4))
+
+
+@pytest.fixture
+def full(engine, tokenizer):
+    model = load_model(SPEC)
+    return VLLMBackend(engine, model, eos_ids(model, tokenizer))
+
+
+@pytest.fixture
+def adapted(adapter_engine, tokenizer):
+    base = load_model(SPEC)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
+    return VLLMBackend(adapter_engine, get_peft_model(base, config), eos_ids(base, tokenizer))
+
+
+def distance(backend, asked, options=SAMPLED):
+    """Return the largest gap between the engine's log-probabilities and the trainer model's own."""
+    worst = 0.0
+    for request, sample in zip(asked, backend.generate(asked, options), strict=True):
+        ids = torch.tensor([[*request.prompt_ids, *sample.token_ids]])
+        with torch.no_grad():
+            logps = (backend.model(ids).logits[0].float() / options.temperature).log_softmax(dim=-1)
+        start = len(request.prompt_ids)
+        ours = logps[start - 1 : -1].gather(1, ids[0, start:, None]).squeeze(1)
+        worst = max(worst, float((ours - torch.tensor(sample.logps)).abs().max()))
+    return worst
+
+
+def disturb(model, mark, size):
+    """Change the weights as an optimizer step would, by a share of their spread."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if mark in name:
+                parameter.add_(torch.randn_like(parameter) * size * (parameter.std() + 0.1 * (mark == "lora_")))
+
+
+@needs_vllm
+@pytest.mark.parametrize(("kind", "mark"), [("full", ""), ("adapted", "lora_")])
+def test_weights_follow_the_trainer(kind, mark, asked, request):
+    backend = request.getfixturevalue(kind)
+    for version in range(3):
+        if version:
+            disturb(backend.model, mark, 0.05)
+            assert distance(backend, asked) > 1e-2
+        before = [p.detach().clone() for p in backend.model.parameters()]
+        backend.sync_weights(version)
+        assert distance(backend, asked) < 1e-4
+        assert all(torch.equal(a, b) for a, b in zip(before, backend.model.parameters(), strict=True))
+
+
+@needs_vllm
+def test_rows_keep_their_budget_seed_and_finish_reason(full, asked, tokenizer):
+    full.sync_weights(0)
+    samples = full.generate(asked, SAMPLED)
+    assert samples == full.generate(asked, SAMPLED)
+    assert samples != full.generate([SamplingRequest(r.prompt_ids, r.max_tokens, r.seed + 1) for r in asked], SAMPLED)
+    for request, sample in zip(asked, samples, strict=True):
+        assert 1 <= len(sample.token_ids) <= request.max_tokens
+        assert len(sample.logps) == len(sample.token_ids)
+        ended = sample.token_ids[-1] == tokenizer.eos_token_id
+        assert sample.finish_reason == ("stop" if ended else "length")
+        assert ended or len(sample.token_ids) == request.max_tokens
+
+
+@needs_vllm
+def test_greedy_rollouts_are_those_of_the_hf_engine(full, asked, tokenizer):
+    full.sync_weights(0)
+    hf = HFBackend(full.model, full.eos_token_ids, tokenizer.pad_token_id)
+    ours, theirs = full.generate(asked, GREEDY), hf.generate(asked, GREEDY)
+    assert [s.token_ids for s in ours] == [s.token_ids for s in theirs]
+    assert [s.finish_reason for s in ours] == [s.finish_reason for s in theirs]
+
+
+class BrokenEngine:
+    """Refuses every weight it is given."""
+
+    def collective_rpc(self, name, kwargs):
+        next(kwargs["weights_iterator"])
+        raise RuntimeError("out of memory")
+
+
+def test_a_failed_sync_says_so_and_leaves_model_and_version_alone(make_llama):
+    model = make_llama()
+    before = [p.detach().clone() for p in model.parameters()]
+    backend = VLLMBackend(BrokenEngine(), model, [1])
+    with pytest.raises(RunError, match=r"policy version 3 \(out of memory\)"):
+        backend.sync_weights(3)
+    assert backend.version == -1
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    with pytest.raises(RunError, match="before it was given the trainer's weights"):
+        backend.generate([], SAMPLED)
+
+
+def test_a_missing_engine_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r"pip install 'reason_rl\[vllm\]'"):
+        start_engine("anywhere", EngineOptions(512))
+
+
+@pytest.mark.parametrize("version", ["0.24.0", "0.32.0"])
+def test_versions_outside_the_window_are_refused(version):
+    with pytest.raises(RecipeError, match=f"vLLM {version} is installed, versions <=0.31.0,>=0.25 work"):
+        check_version(version)
+
+
+def test_adapter_ranks_are_rounded_up():
+    assert [engine_rank(rank) for rank in (1, 8, 9, 300, 512)] == [8, 8, 16, 320, 512]
+    with pytest.raises(RecipeError, match="up to rank 512, not 513"):
+        engine_rank(513)
