@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import shutil
 import sys
@@ -27,6 +28,15 @@ RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, or ~key.path to delete.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Workers = Annotated[int, typer.Option(min=1, help="Runs made at a time; the cores are shared out among them.")]
+
+
+class Engine(enum.StrEnum):
+    """Rollout engines."""
+
+    hf = "hf"
+    vllm = "vllm"
+
+
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")]
 
 
@@ -135,23 +145,39 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    recipe: RecipeName,
+    what: Annotated[str, typer.Argument(help="A recipe, or one suite or several: gsm8k,math500.", show_default=False)],
     overrides: Overrides = None,
-    model: Annotated[Path | None, typer.Option(help="A trained model or adapter; default: the recipe's model.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the rows go.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder, hub id or name of the model; for a recipe, a trained model or adapter.")
+    ] = None,
+    adapter: Annotated[Path | None, typer.Option(help="LoRA adapter to put on the model (suites only).")] = None,
+    engine: Annotated[Engine, typer.Option(help="Rollout engine (suites only).")] = Engine.hf,
+    samples: Annotated[int | None, typer.Option(min=1, help="Completions a problem.")] = None,
+    cap: Annotated[int | None, typer.Option(min=1, help="Completion tokens; longer ones count as wrong.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many problems only.")] = None,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows decoded together (suites only).")] = 64,
+    out: Annotated[Path | None, typer.Option(help="Where the rows go: a file, for several suites a folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a model on the recipe's eval problems."""
-    loaded = load(recipe, overrides)
-    if loaded.recipe.eval is None:
-        raise RecipeError(f"{loaded.path}: eval: is missing")
-    from reason_rl.evaluate.metrics import summarise
-    from reason_rl.evaluate.run import evaluate as evaluate_recipe
+    """Evaluate a model on a recipe's eval problems or on suites; an interrupted evaluation goes on where it was."""
+    from reason_rl.evaluate.suites import EvalChanges, evaluate_recipe, evaluate_suites, is_recipe
 
-    target = out or Path(loaded.recipe.output) / "eval" / f"{model.name if model else 'start'}.jsonl"
-    summary = summarise(evaluate_recipe(loaded.recipe, model, target))
-    text = f"accuracy {summary['accuracy']:.1%}, {summary['completion_tokens']:.1f} completion tokens: {target}"
-    emit({"rows": str(target), **summary}, as_json, text)
+    changes = EvalChanges(samples, cap, limit, engine.value, batch_rows)
+    if is_recipe(what):
+        results = {what: evaluate_recipe(what, overrides or [], Path(model) if model else None, changes, out)}
+    elif model is None:
+        raise RecipeError("eval: a suite needs --model")
+    elif overrides:
+        raise RecipeError(f"eval: {overrides[0]}: overrides are for recipes; a suite takes --samples, --cap, --limit")
+    else:
+        results = evaluate_suites(what.split(","), model, adapter, changes, out)
+    text = "\n".join(_eval_line(name, summary) for name, summary in results.items())
+    emit(results if len(results) > 1 else results.popitem()[1], as_json, text)
+
+
+def _eval_line(name: str, summary: dict[str, Any]) -> str:
+    figures = f"accuracy {summary['accuracy']:.1%}, {summary['completion_tokens']:.1f} completion tokens"
+    return f"{name}: {figures}: {summary['rows']}"
 
 
 @app.command()
@@ -313,6 +339,37 @@ def _seed_line(row: dict[str, Any]) -> str:
 
     difference = figure("accuracy", row["metrics"]["accuracy"]["difference"], signed=True)
     return f"seed {row['seed']}: {row['token_cut']['mean']:.1%} fewer tokens, accuracy {difference} points"
+
+
+SpeedRows = Annotated[int, typer.Option("--rows", min=16, help="Rows of the generation batch.")]
+SpeedRepeats = Annotated[int, typer.Option("--repeats", min=1, help="Measured passes; their median counts.")]
+
+
+def _speed(part: Any, rows: int, repeats: int, as_json: bool) -> None:
+    from reason_rl.bench.speed import Workload, compare_speed
+
+    result = compare_speed(part, Workload(rows=rows, repeats=repeats), say)
+    ours, stock = (result[side]["tokens_per_second"] for side in ("ours", "stock"))
+    line = f"{part}: {result['ratio_vs_trl']:.2f} times stock TRL ({ours:,.0f} against {stock:,.0f} tokens/s)"
+    emit(result, as_json, f"{line}, {result['memory_ratio_vs_trl']:.2f} times its peak memory")
+
+
+@bench_app.command("rollout")
+def bench_rollout(rows: SpeedRows = 256, repeats: SpeedRepeats = 3, as_json: AsJson = False) -> None:
+    """Rollouts of the hf engine against stock TRL's, same weights, prompts and heavy-tailed lengths."""
+    _speed("rollout", rows, repeats, as_json)
+
+
+@bench_app.command("update")
+def bench_update(rows: SpeedRows = 256, repeats: SpeedRepeats = 3, as_json: AsJson = False) -> None:
+    """Loss, gradients and optimizer steps against stock TRL's, same batch."""
+    _speed("update", rows, repeats, as_json)
+
+
+@bench_app.command("step")
+def bench_step(rows: SpeedRows = 256, repeats: SpeedRepeats = 3, as_json: AsJson = False) -> None:
+    """Rollout and update of one generation batch against stock TRL's."""
+    _speed("step", rows, repeats, as_json)
 
 
 @bench_app.command("stock")

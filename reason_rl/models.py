@@ -25,7 +25,7 @@ def resolve_model(path: str) -> str:
     """
     if path == TINY_REASONER:
         return str(reasoner_path())
-    if path == SMOLLM:
+    if path in (SMOLLM, "smollm"):
         from reason_rl.smollm import smollm_path
 
         return str(smollm_path())

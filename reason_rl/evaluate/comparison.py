@@ -14,7 +14,7 @@ from reason_rl.errors import RecipeError
 from reason_rl.evaluate.accuracy import average_at_k, majority_at_k, pass_at_k
 from reason_rl.evaluate.anytime import area_under, cap_curve, cap_grid
 from reason_rl.evaluate.cost import H100, ModelShape, mean_decode_seconds, sequence_flops, shape_of
-from reason_rl.evaluate.efficiency import aes_estimate, cost_of_pass, e3
+from reason_rl.evaluate.efficiency import aes_estimate, cost_of_pass, e3, frontier_cost_of_pass
 from reason_rl.evaluate.estimate import share_estimate
 from reason_rl.evaluate.grid import Grid, Samples, to_grid
 from reason_rl.evaluate.noninferiority import MARGIN, holm, mcnemar, noninferiority, sign_flip
@@ -94,6 +94,8 @@ def comparison(
     """
     pairs = {name: make_pair(base, run, allow_different) for name, run in runs.items()}
     common = set.intersection(*({row.problem_id for row in pair.before.rows} for pair in pairs.values()))
+    if not common:
+        raise RecipeError("not comparable: no problem is common to all evaluations")
     start = only(base, common)
     sides = {name: only(run, common) for name, run in runs.items()}
     # One grid of caps for all, or the areas would not compare.
@@ -184,15 +186,18 @@ def p_value(base_correct: Samples, correct: Samples, seed: int = 0) -> float:
 
 
 def pareto(base: EvalRows, runs: Mapping[str, EvalRows], seed: int = 0) -> dict[str, Any]:
-    """Return the points (tokens, accuracy), which of them are on the frontier, and the hypervolume with its interval.
+    """Return the points (tokens, accuracy), which of them are on the frontier, the hypervolume, the frontier cost-of-pass.
 
-    The reference is the start model's cap and accuracy 0: what thinks up to the cap and is never right.
+    The reference is the start model's cap and accuracy 0: what thinks up to the cap and is never right. The frontier
+    cost-of-pass is in completion tokens, without an expert; None when some problem is solved by nobody.
     """
     names = ["start", *runs]
     grids = [to_grid(rows.rows) for rows in (base, *runs.values())]
     tokens = np.stack([grid.completion_tokens.mean(axis=1) for grid in grids], axis=1)
     accuracy = np.stack([grid.correct.mean(axis=1) for grid in grids], axis=1)
     points = np.stack([tokens.mean(axis=0), accuracy.mean(axis=0)], axis=1)
+    costs = np.stack([cost_of_pass(grid.correct, grid.completion_tokens) for grid in grids], axis=1)
+    unsolved = float(np.isinf(costs).all(axis=1).mean())
     reference = (float(base.header["max_tokens"]), 0.0)
     return {
         "points": [
@@ -201,6 +206,8 @@ def pareto(base: EvalRows, runs: Mapping[str, EvalRows], seed: int = 0) -> dict[
         "frontier": [names[i] for i in frontier(points)],
         "reference": {"tokens": reference[0], "accuracy": reference[1]},
         "hypervolume": hypervolume_estimate(tokens, accuracy, reference, seed=seed),
+        "frontier_tokens_per_pass": None if unsolved else frontier_cost_of_pass(costs),
+        "solved_by_none": unsolved,
     }
 
 

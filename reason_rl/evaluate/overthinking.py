@@ -47,6 +47,26 @@ def outcome_efficiency(first_right_tokens: Lengths, tokens: Lengths, ever_right:
     return float(np.where(ever_right, first_right_tokens / tokens, 0.0).mean())
 
 
+def process_efficiency(answers: Sequence[Sequence[str]], tokens: Sequence[Sequence[float]]) -> float:
+    """Return the mean share of tokens spent on solutions whose answer is new: ``mean_i D_i / T_i``.
+
+    Args:
+        answers: of each response, the answers of its solutions in their order.
+        tokens: of each response, the tokens of these solutions.
+
+    >>> process_efficiency([["7", "7", "8"], ["7"]], [[100, 50, 50], [30]])
+    0.875
+
+    Source: Do NOT Think That Much for 2+3=? (arXiv 2412.21187) eq. 2, where a model judges which solutions are alike; equal
+    answers stand for that here (our choice).
+    """
+    shares = []
+    for row, lengths in zip(answers, tokens, strict=True):
+        new = [answer not in row[:i] for i, answer in enumerate(row)]
+        shares.append(sum(length for length, is_new in zip(lengths, new, strict=True) if is_new) / sum(lengths))
+    return float(np.mean(shares))
+
+
 def underthinking(first_right_tokens: Lengths, tokens: Lengths) -> float:
     """Return the mean share of tokens of wrong responses that came after a right thought: ``mean_i (1 - That_i / T_i)``.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +48,66 @@ HEADER_KEYS = ("model", "max_tokens", "temperature", "top_p", "top_k", "samples"
 
 def write_rows(path: Path, header: dict[str, Any], rows: Sequence[EvalRow]) -> None:
     """Write header and rows; the file appears whole or not at all."""
+    write_lines(path, [{"header": True, **header}, *map(asdict, rows)])
+
+
+def write_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Write one JSON object a line; the file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(path.suffix + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(json.dumps({"header": True, **header}) + "\n")
+    new = path.with_suffix(path.suffix + ".new")
+    with new.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def part_of(path: Path) -> Path:
+    """Return where the rows of an unfinished evaluation are kept."""
+    return path.with_suffix(path.suffix + ".part")
+
+
+def start_rows(path: Path, header: dict[str, Any]) -> list[EvalRow]:
+    """Open an evaluation for appending and return the rows that an interrupted one with the same header left behind.
+
+    A line torn by the interruption, and what follows it, is dropped, and so are problems without all their samples.
+
+    Raises:
+        RunError: when the file, finished or not, belongs to another evaluation.
+    """
+    part = part_of(path)
+    header = json.loads(json.dumps(header))
+    found = path if path.is_file() else part
+    rows = []
+    if found.is_file():
+        first, *lines = found.read_text(encoding="utf-8").split("\n")
+        there = _parsed(first)
+        if there != {"header": True, **header}:
+            different = sorted(key for key in header if (there or {}).get(key) != header[key])
+            raise RunError(f"{found}: holds another evaluation ({', '.join(different)} differ); name another file")
+        records = takewhile(lambda record: record is not None, map(_parsed, lines))
+        rows = [EvalRow(**record) for record in records if record]
+    if found == path and rows:
+        return rows
+    samples = Counter(row.problem_id for row in rows)
+    whole = [row for row in rows if samples[row.problem_id] == header["samples"]]
+    write_lines(part, [{"header": True, **header}, *map(asdict, whole)])
+    return whole
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(line))
+    except (TypeError, ValueError):
+        return None
+
+
+def append_rows(path: Path, rows: Sequence[EvalRow]) -> None:
+    """Add rows to an evaluation opened by ``start_rows``; they are on disk when this returns."""
+    with part_of(path).open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
         file.flush()
         os.fsync(file.fileno())
-    part.replace(path)
 
 
 def read_rows(path: Path) -> EvalRows:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reason_rl.answer.verify import make_verifier
-from reason_rl.evaluate.records import EvalRow, write_rows
+from reason_rl.evaluate.records import EvalRow, append_rows, part_of, start_rows
 from reason_rl.models import context_tokens, end_think_id, load_model, load_tokenizer
 from reason_rl.problem.prompt import check_context, render_prompts
 from reason_rl.problem.record import Problem
@@ -19,6 +20,8 @@ from reason_rl.rollout.grading import Grader
 
 if TYPE_CHECKING:
     from reason_rl.recipe.schema import Recipe
+
+PIECE_BATCHES = 2  # of max_batch_rows; what an interruption loses at most
 
 
 @dataclass(frozen=True)
@@ -92,34 +95,59 @@ def evaluate(
 ) -> list[EvalRow]:
     """Evaluate the recipe's model, or the trained one in ``folder``, on the recipe's ``eval`` problems.
 
+    Rows go to ``out`` piece by piece: an interrupted evaluation goes on where it was, a finished one is not made again.
     ``engine`` comes from ``open_engine``, if already open.
 
     Raises:
         RecipeError: when data or model cannot be used.
+        RunError: when ``out`` holds another evaluation.
     """
     section = recipe.eval
     assert section is not None
-    options = EvalOptions(**section.model_dump(include={field.name for field in fields(EvalOptions)}))
+    options = EvalOptions(**section.model_dump(include=set(EvalOptions.__dataclass_fields__)))
+    problems = load_problems(section.data)[: section.limit]
+    rows = start_rows(out, _header(recipe, folder, len(problems)))
+    done = {row.problem_id for row in rows}
+    missing = [problem for problem in problems if problem.id not in done]
+    if missing:
+        with _sampler(recipe, folder, problems, options, engine) as sample:
+            size = max(1, PIECE_BATCHES * recipe.rollout.max_batch_rows // options.samples)
+            for start in range(0, len(missing), size):
+                new = sample(missing[start : start + size], on_progress)
+                append_rows(out, new)
+                rows += new
+    if not out.exists():
+        part_of(out).replace(out)
+    return rows
+
+
+@contextmanager
+def _sampler(
+    recipe: Recipe, folder: Path | None, problems: Sequence[Problem], options: EvalOptions, engine: Any
+) -> Iterator[Callable[..., list[EvalRow]]]:
+    """Load what an evaluation needs and yield the function that samples and grades some of the problems."""
     tokenizer = load_tokenizer(recipe.model)
-    problems = load_problems(section.data)
     prompts = render_prompts(problems, tokenizer, recipe.prompt)
     model = load_model(recipe.model, folder=folder)
     check_context(problems, prompts, options.max_tokens, context_tokens(model))
+    by_id = {problem.id: prompt for problem, prompt in zip(problems, prompts, strict=True)}
     backend = make_backend(recipe, model, tokenizer, engine)
     backend.sync_weights(0)
     with make_verifier(recipe.answer.verify, recipe.answer.timeout_seconds) as verifier:
         grader = Grader(tokenizer, verifier, end_think_id(tokenizer, recipe.model.end_think_token))
-        rows = evaluate_model(backend, grader, problems, prompts, options, on_progress)
-    write_rows(out, _header(recipe, folder, len(problems)), rows)
-    return rows
+        yield lambda some, on_progress: evaluate_model(
+            backend, grader, some, [by_id[problem.id] for problem in some], options, on_progress
+        )
 
 
 def _header(recipe: Recipe, folder: Path | None, problems: int) -> dict[str, Any]:
     assert recipe.eval is not None
-    sampling = recipe.eval.model_dump(exclude={"data", "label_errors"})
     return {
         "model": str(folder or recipe.model.path),
         "problems": problems,
+        "data": recipe.eval.data.model_dump(exclude_none=True),
+        "prompt": recipe.prompt.model_dump(),
+        "verify": recipe.answer.verify,
         "engine": recipe.rollout.engine,
-        **sampling,
+        **recipe.eval.model_dump(exclude={"data", "label_errors"}),
     }

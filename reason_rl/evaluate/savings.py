@@ -98,7 +98,7 @@ def matched_saving(
 
     The accuracy is ``share`` times the start model's own under its full cap, in each resample anew. A resample in which the
     new model never reaches it counts as a saving of minus infinity: ``low`` is None when the interval is open below, and
-    ``mean`` is None when the new model does not reach it at all.
+    ``mean`` is None when the new model does not reach it at all, or the start model is never right.
 
     Args:
         base: cap curve of the start model (`cap_curve`), [problems, caps].
@@ -117,7 +117,8 @@ def matched_saving(
     def saved(means: Float[np.ndarray, "*curves columns"]) -> Float[np.ndarray, "*curves"]:
         first, first_tokens, second, second_tokens = np.split(means, ends, axis=-1)
         accuracy = share * first.max(axis=-1)
-        return saving_at(Curve(first_tokens, first), Curve(second_tokens, second), accuracy)
+        saving = saving_at(Curve(first_tokens, first), Curve(second_tokens, second), accuracy)
+        return np.asarray(np.where(accuracy > 0, saving, np.nan))
 
     value = float(saved(table.mean(axis=0)))
     if not np.isfinite(value):

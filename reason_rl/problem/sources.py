@@ -47,7 +47,7 @@ def _hub(spec: Any) -> Iterator[Problem]:
     short = spec.name.split("/")[-1]
     folder = data_folder()
     if folder:
-        parts = local_parts(folder, spec.file or short)
+        parts = local_parts(folder, spec.local or short)
         check_sha256(parts, spec.sha256)
         rows = (line for part in parts for line in read_lines(part))
         return _counted(_records(rows, spec, short), spec, str(parts[0]))

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
-
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
 
 SHA256 = r"^[0-9a-f]{64}$"
-GROUP = r"\(.*\)"
+
+
+def _pattern(text: str) -> str:
+    """Check that a text is a regular expression."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"is no regular expression ({error})") from error
+    return text
+
+
+def _group(text: str) -> str:
+    """Check that a regular expression has a group."""
+    if not re.compile(text).groups:
+        raise ValueError("has no group; put the answer in parentheses")
+    return text
+
+
+Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
 class Section(BaseModel):
@@ -84,11 +102,11 @@ class HubData(Section):
     columns: dict[str, str] = {}
     """Fields made of the hub's columns, each a template like "{Body} {Question}"; {row} is the row's number. They are what
     prompt, answer, id and level name; a file under REASON_RL_DATA holds them as they are."""
-    answer_pattern: str | None = Field(default=None, pattern=GROUP)
+    answer_pattern: Annotated[Pattern, AfterValidator(_group)] | None = None
     """Regular expression whose first group is the answer within the hub's field."""
-    skip: str | None = None
+    skip: Pattern | None = None
     """Regular expression; rows of the hub whose answer it matches are no part of the set."""
-    file: str | None = None
+    local: str | None = None
     """Name of the file under REASON_RL_DATA, without .jsonl; null = the last part of the data set's name."""
     prompt: str = "problem"
     """Field with the problem."""
@@ -246,11 +264,20 @@ class LabelError(Section):
     """Why, and who says so."""
 
 
+class UpdateSection(Section):
+    """How an update is computed; none of it changes what is computed."""
+
+    chunk_rows: int | None = Field(default=None, gt=0)
+    """Rows of a pass, taken in the order of their lengths and padded to the longest of them; null = TRL's single pass."""
+
+
 class EvalSection(Section):
     """How a model is evaluated."""
 
     data: Data
     """Held-out problems."""
+    limit: int | None = Field(default=None, gt=0)
+    """Take the first so many problems only."""
     samples: int = Field(default=4, gt=0)
     """Completions a problem."""
     max_tokens: int = Field(gt=0)
@@ -309,6 +336,8 @@ class Recipe(Section):
     """The method."""
     rollout: RolloutSection = RolloutSection()
     """How rollouts are sampled."""
+    update: UpdateSection = UpdateSection()
+    """How an update is computed."""
     trainer: dict[str, Any] = {}
     """Fields of trl.GRPOConfig."""
     eval: EvalSection | None = None

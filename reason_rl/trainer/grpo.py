@@ -19,6 +19,7 @@ from reason_rl.errors import RunError
 from reason_rl.rollout.backend import Backend, SamplingOptions
 from reason_rl.rollout.batch import RolloutBatch
 from reason_rl.rollout.grading import Grader, Moment
+from reason_rl.trainer.chunks import in_chunks
 from reason_rl.trainer.compat import check_trl
 from reason_rl.trainer.composition import Composition
 from reason_rl.trainer.rounds import Output, exclude_from_loss, join, take_rows, trained_tokens
@@ -53,9 +54,11 @@ class ReasonGRPOTrainer(GRPOTrainer):
         backend: Backend,
         sampling: SamplingOptions,
         on_rollout: Any = None,
+        chunk_rows: int | None = None,
         **kwargs: Any,
     ) -> None:
         check_trl()
+        self.chunk_rows = chunk_rows
         self.composition, self.grader = composition, grader
         self.algorithm_state: dict[str, Any] = {"budget": composition.budget.initial_state()}
         self._rows: list[dict[str, Any]] = []
@@ -120,8 +123,30 @@ class ReasonGRPOTrainer(GRPOTrainer):
             self.beta = beta
         return loss + beta * self._k2_term(inputs)
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        compute = super()._get_per_token_logps_and_entropies
+        if self.chunk_rows is None:
+            result = compute(model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs)
+        elif kwargs.get("compute_aux_loss"):
+            raise RunError("update.chunk_rows: the load-balancing loss of a mixture of experts needs whole batches")
+        else:
+            logps, entropies = in_chunks(
+                lambda ids, mask, width: compute(model, ids, mask, width, **kwargs)[:2],
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                self.chunk_rows,
+            )
+            assert logps is not None
+            result = (logps, entropies, None)
         if result[0].requires_grad:
             self._policy_logps = result[0]
         return result

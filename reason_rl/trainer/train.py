@@ -88,6 +88,7 @@ def _build(
         grader=Grader(tokenizer, verifier, think_id),
         backend=backend,
         sampling=sampling_options(recipe),
+        chunk_rows=recipe.update.chunk_rows,
     )
     backend.model = trainer.accelerator.unwrap_model(trainer.model)
     callback.trainer = trainer

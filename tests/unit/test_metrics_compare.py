@@ -97,6 +97,9 @@ def test_the_numbers_agree_with_each_other():
     assert short["trade"]["p_value"] <= short["trade"]["p_value_holm"] <= 1
     assert long["token_cut"]["mean"] < 0
     assert result["pareto"]["frontier"][0] == "short"
+    solved = {row.problem_id for side in (START, SHORT, LONG) for row in side.rows if row.correct}
+    assert result["pareto"]["solved_by_none"] == pytest.approx(1 - len(solved) / 30)
+    assert (result["pareto"]["frontier_tokens_per_pass"] is None) == (len(solved) < 30)
 
 
 def test_a_run_against_itself_saves_nothing():

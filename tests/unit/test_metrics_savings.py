@@ -38,10 +38,13 @@ def test_what_only_the_start_model_reaches_costs_the_other_infinitely_much():
     assert saving_at(NEW, BASE, 0.605) == -np.inf
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(1, 100)), min_size=2, max_size=8), st.floats(0, 1))
-def test_many_curves_at_once_are_read_like_each_alone(points, accuracy):
+PERCENT = st.integers(0, 100)
+
+
+@given(st.lists(st.tuples(PERCENT, st.floats(1, 100)), min_size=2, max_size=8), PERCENT)
+def test_many_curves_at_once_are_read_like_each_alone(points, percent):
     """Against the plain interpolation of one curve."""
-    accuracies = np.array([a for a, _ in points])
+    accuracies, accuracy = np.array([a for a, _ in points]) / 100, percent / 100
     curve = Curve(np.cumsum([t for _, t in points]), accuracies)
     envelope = np.maximum.accumulate(accuracies)
     knots = np.concatenate([[True], np.diff(envelope) > 0])
@@ -81,6 +84,7 @@ def test_an_accuracy_that_is_not_reached_has_no_saving():
     caps = cap_grid(tokens)
     worse = cap_curve(np.zeros_like(correct), tokens, caps)
     assert matched_saving(cap_curve(correct, tokens, caps), worse, resamples=10)["mean"] is None
+    assert matched_saving(worse, cap_curve(correct, tokens, caps), resamples=10)["mean"] is None
 
 
 def test_paired_saving_is_a_ratio_of_means_over_problems():

@@ -1,0 +1,91 @@
+"""Evaluations from the command line: of a recipe's model on its problems, or of any model on benchmark suites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from reason_rl.errors import RecipeError
+from reason_rl.evaluate.metrics import summarise
+from reason_rl.evaluate.run import evaluate
+from reason_rl.models import load_tokenizer
+from reason_rl.recipe.load import load_recipe
+from reason_rl.recipe.schema import EvalSection, ModelSection, Recipe, RolloutSection
+from reason_rl.recipe.suite import load_suite, shipped_suites
+
+END_THINK = "</think>"
+
+
+@dataclass(frozen=True)
+class EvalChanges:
+    """What the command line may change about an evaluation; None keeps the value of the suite or recipe."""
+
+    samples: int | None = None
+    max_tokens: int | None = None
+    limit: int | None = None
+    engine: Literal["hf", "vllm"] = "hf"
+    batch_rows: int = 64
+
+    def fields(self) -> dict[str, int]:
+        """Return the changed fields of the eval section."""
+        fields = ("samples", "max_tokens", "limit")
+        return {field: getattr(self, field) for field in fields if getattr(self, field) is not None}
+
+
+def suite_recipe(name: str, model: str, output: Path, options: EvalChanges) -> Recipe:
+    """Return the recipe of evaluating ``model`` on the suite ``name``.
+
+    A model whose vocabulary has no ``</think>`` counts as one that does not think; its whole completion is thinking.
+
+    Raises:
+        RecipeError: for an unknown suite or model.
+    """
+    suite = load_suite(name).suite
+    spec = ModelSection(path=model)
+    thinks = END_THINK in load_tokenizer(spec).get_vocab()
+    return Recipe(
+        output=str(output),
+        model=spec.model_copy(update={"end_think_token": END_THINK if thinks else None}),
+        prompt=suite.prompt,
+        answer=suite.answer,
+        eval=EvalSection.model_validate({**suite.eval.model_dump(), **options.fields()}),
+        rollout=RolloutSection(engine=options.engine, max_batch_rows=options.batch_rows),
+    )
+
+
+def is_recipe(what: str) -> bool:
+    """Tell a recipe (a path, or folder/name) from the names of suites."""
+    return what not in shipped_suites() and ("/" in what or what.endswith((".yaml", ".yml")))
+
+
+def evaluate_recipe(
+    what: str, overrides: Sequence[str], model: Path | None, changes: EvalChanges, out: Path | None
+) -> Any:
+    """Evaluate a recipe's model, or a trained one, on the recipe's eval problems; return the summary.
+
+    Raises:
+        RecipeError: when the recipe has no eval section.
+    """
+    loaded = load_recipe(what, [*overrides, *(f"eval.{key}={value}" for key, value in changes.fields().items())])
+    if loaded.recipe.eval is None:
+        raise RecipeError(f"{loaded.path}: eval: is missing")
+    target = out or Path(loaded.recipe.output) / "eval" / f"{model.name if model else 'start'}.jsonl"
+    return {"rows": str(target), **summarise(evaluate(loaded.recipe, model, target))}
+
+
+def evaluate_suites(
+    names: Sequence[str], model: str, adapter: Path | None, changes: EvalChanges, out: Path | None
+) -> dict[str, Any]:
+    """Evaluate a model on suites; return a summary a suite. ``out`` is a file for one suite, a folder for several."""
+    folder = out or Path("outputs/eval") / Path(model).name
+    targets = {name: folder / f"{Path(name).stem}.jsonl" for name in names}
+    if out is not None and len(names) == 1:
+        targets = {names[0]: out}
+    # All suites are looked up before the first is run.
+    recipes = {name: suite_recipe(name, model, folder, changes) for name in names}
+    return {
+        name: {"rows": str(targets[name]), **summarise(evaluate(recipe, adapter, targets[name]))}
+        for name, recipe in recipes.items()
+    }

@@ -1,0 +1,1 @@
+"""Published exit rules, one a file, behind one protocol."""

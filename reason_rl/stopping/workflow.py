@@ -1,0 +1,295 @@
+"""The stopping commands without their command line: sweep strengths, fit a probe, certify a threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reason_rl.errors import RecipeError
+from reason_rl.evaluate.records import EvalRow, write_rows
+from reason_rl.evaluate.run import EvalOptions, evaluate_model
+from reason_rl.problem.record import Problem
+from reason_rl.rollout.backend import SamplingOptions
+from reason_rl.stopping.artefact import (
+    Certificate,
+    ProbeCard,
+    load_certificate,
+    load_probe,
+    save_certificate,
+    save_probe,
+)
+from reason_rl.stopping.conformal import certify, problems_needed
+from reason_rl.stopping.cues import Cues, word_cues
+from reason_rl.stopping.fit import Fit, FitOptions, fit_probe
+from reason_rl.stopping.lynx import cue_threshold
+from reason_rl.stopping.replay import bad_scores, reliability, replay, risk_coverage, score_traces
+from reason_rl.stopping.rule import Elicitor, StopPolicy
+from reason_rl.stopping.rules.budget_forcing import BudgetForcing
+from reason_rl.stopping.rules.probe_exit import ProbeExit
+from reason_rl.stopping.setting import Setting, check_disjoint
+from reason_rl.stopping.states import last_layer
+from reason_rl.stopping.strength import advantage, choose, point, sweep
+from reason_rl.stopping.temperature import StopOptions, TemperatureStop
+from reason_rl.stopping.traces import Recorder, Trace, collect
+from reason_rl.stopping.validity import over_splits
+
+Say = Callable[[str], None]
+
+
+def calibrate_strength(
+    setting: Setting,
+    strengths: Sequence[float],
+    options: StopOptions,
+    budgets: Sequence[int],
+    elicitor: Elicitor,
+    say: Say,
+) -> dict[str, Any]:
+    """Sweep strengths, and budgets of budget forcing beside them, on the recipe's eval problems; choose a strength.
+
+    Args:
+        setting: the opened recipe.
+        strengths: rising, the first is 1.
+        options: mode, gate and limits of the scaled stop.
+        budgets: think tokens of budget forcing; none = no comparison.
+        elicitor: what budget forcing writes at its cap.
+        say: told the progress.
+    """
+    problems = setting.problems(setting.sampling.data)
+    prompts = setting.prompts(problems)
+    sampled = EvalOptions(**setting.sampling.model_dump(include={field.name for field in fields(EvalOptions)}))
+
+    def under(policy: StopPolicy) -> list[EvalRow]:
+        return evaluate_model(setting.backend.under(policy), setting.grader, problems, prompts, sampled)
+
+    tokens = setting.backend.tokens
+    scaled = sweep(strengths, lambda s: under(StopPolicy(edit=TemperatureStop(s, tokens, options))), say)
+    forced = sweep(
+        sorted(map(float, set(budgets))),
+        lambda cap: under(StopPolicy(rule=BudgetForcing(tokens.end, elicitor, int(cap)))),
+        say,
+        "budget",
+    )
+    base = scaled[strengths[0]]
+    points = [point(strength, base, rows) for strength, rows in scaled.items()]
+    # The unchanged model is the largest budget, so that the other curve reaches that far.
+    other = [*forced.values(), base] if forced else []
+    return {
+        "problems": len(problems),
+        "sampling": asdict(sampled),
+        "strengths": [p.figures() for p in points],
+        "budgets": [point(cap, base, rows).figures() for cap, rows in forced.items()],
+        "advantage_at_equal_tokens": {
+            f"{s:g}": advantage(rows, other) for s, rows in scaled.items() if other and s != 1
+        },
+        "chosen": choose(points).figures(),
+    }
+
+
+@dataclass(frozen=True)
+class ProbePlan:
+    """What a probe is to read: cue words, an interval of think tokens, layers (none = the last), the elicitor."""
+
+    words: tuple[str, ...]
+    every: int | None
+    layers: tuple[int, ...]
+    elicitor: Elicitor
+
+
+def fit_from(setting: Setting, plan: ProbePlan, options: FitOptions, count: int, folder: Path, say: Say) -> Fit:
+    """Sample traces of the recipe's training problems, try the exit at each cue, fit a probe, write it into ``folder``.
+
+    Raises:
+        RecipeError: without training problems, for cues that never come, or when nothing can be learned.
+    """
+    if setting.recipe.data is None:
+        raise RecipeError("data: is missing; it says which problems a probe is fitted on")
+    problems = setting.problems(setting.recipe.data, count)
+    if plan.words:
+        cues = word_cues(setting.tokenizer, plan.words, plan.every)
+    elif plan.every is not None:
+        cues = Cues(frozenset(), plan.every)
+    else:
+        raise RecipeError("probe fit: give cue words, an interval, or both")
+    layers = plan.layers or (last_layer(setting.backend.model),)
+    recorder = Recorder(cues, plan.elicitor, layers)
+    traces = _traces(setting, problems, recorder, options.seed, say)
+    offered = [trace for trace in traces if trace.positions]
+    if not offered:
+        raise RecipeError(f"probe fit: none of the {len(traces)} traces has a cue; use other words, or an interval")
+    fit = fit_probe(
+        torch.cat([trace.features for trace in offered]),
+        torch.tensor([right for trace in offered for right in trace.exits_right]),
+        [trace.problem_id for trace in offered for _ in trace.positions],
+        options,
+    )
+    figures = {
+        "auc": fit.auc,
+        "accuracy": fit.accuracy,
+        "base_rate": fit.base_rate,
+        "epochs": fit.epochs,
+        "cues": fit.cues,
+        "problems": len(traces),
+        "problems_without_cues": len(traces) - len(offered),
+        "completion_tokens": sum(trace.tokens for trace in traces),
+        "label_tokens": sum(trace.label_tokens for trace in traces),
+    }
+    ids = tuple(problem.id for problem in problems)
+    save_probe(folder, fit.probe, ProbeCard(setting.fingerprint(), layers, cues, plan.elicitor, figures, ids))
+    return fit
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What is to be guaranteed: risk, confidence (None = on average), loss, and a floor of the threshold."""
+
+    risk: float
+    confidence: float | None
+    loss: str
+    floor: float = 0.5
+
+
+def certify_from(setting: Setting, folder: Path, levels: Levels, say: Say, seed: int = 1) -> Certificate:
+    """Sample traces of the recipe's eval problems, certify a threshold on them, and write it beside the probe.
+
+    Raises:
+        RecipeError: for a probe of another model, problems used before, or too few of them.
+    """
+    probe, card = load_probe(folder, setting.fingerprint())
+    problems = setting.problems(setting.sampling.data)
+    needed = problems_needed(levels.risk, levels.confidence)
+    if len(problems) < needed:
+        # The refusal of ``certify``, before anything is sampled.
+        certify([float("-inf")] * len(problems), levels.risk, levels.confidence)
+    check_disjoint(problems, card.problems, "used to fit the probe")
+    if setting.recipe.data is not None:
+        trained = [problem.id for problem in setting.problems(setting.recipe.data)]
+        check_disjoint(problems, trained, "training problems of the recipe")
+    traces = _traces(setting, problems, Recorder(card.cues, card.elicitor, card.layers), seed, say)
+    scores = score_traces(probe, traces)
+    guarantee = certify(
+        bad_scores(traces, scores, levels.loss),
+        levels.risk,
+        levels.confidence,
+        floor=levels.floor,
+        loss=levels.loss,
+    )
+    flat = [score for row in scores for score in row]
+    right = [flag for trace in traces for flag in trace.exits_right]
+    figures = {
+        "on_calibration_problems": replay(traces, scores, guarantee.threshold).figures(),
+        "per_cue": _per_cue(flat, right, levels.risk),
+        "reliability": reliability(flat, right) if flat else [],
+        "risk_coverage": risk_coverage(traces, scores),
+        "exits_by_level": _by_level(traces, scores, guarantee.threshold),
+    }
+    certificate = Certificate(guarantee, setting.conditions(probe, card), tuple(p.id for p in problems), figures)
+    save_certificate(folder, certificate)
+    return certificate
+
+
+@dataclass(frozen=True)
+class CertifiedExit:
+    """A policy that exits by a probe, its threshold, and whether the guarantee holds under the conditions at hand."""
+
+    policy: StopPolicy
+    threshold: float
+    certified: bool
+
+
+def load_exit(
+    setting: Setting, folder: Path, threshold: float | None = None, *, allow_uncertified: bool = False
+) -> CertifiedExit:
+    """Return the policy of a certified probe; a threshold of one's own may only be stricter.
+
+    Raises:
+        RecipeError: for a probe of another model, and, unless allowed, under other conditions or below the certified
+            threshold.
+    """
+    probe, card = load_probe(folder, setting.fingerprint())
+    certificate = load_certificate(folder)
+    lowest, certified = certificate.threshold_for(setting.conditions(probe, card), allow_uncertified=allow_uncertified)
+    value = lowest if threshold is None else threshold
+    if value < lowest:
+        if not allow_uncertified:
+            raise RecipeError(f"threshold {value:g} is below the certified {lowest:g}: nothing is guaranteed there")
+        certified = False
+    rule = ProbeExit(probe, card.layers, card.cues, card.elicitor, value)
+    return CertifiedExit(StopPolicy(rule=rule), value, certified)
+
+
+def evaluate_exit(setting: Setting, chosen: CertifiedExit, out: Path) -> list[EvalRow]:
+    """Evaluate the recipe's eval problems with exits and write rows that ``reason-rl compare`` reads."""
+    problems = setting.problems(setting.sampling.data)
+    sampled = EvalOptions(**setting.sampling.model_dump(include={field.name for field in fields(EvalOptions)}))
+    backend = setting.backend.under(chosen.policy)
+    rows = evaluate_model(backend, setting.grader, problems, setting.prompts(problems), sampled)
+    exits = {"threshold": chosen.threshold, "certified": chosen.certified}
+    header = {"model": setting.recipe.model.path, "problems": len(problems), "engine": "hf", **asdict(sampled), **exits}
+    write_rows(out, header, rows)
+    return rows
+
+
+def validate(
+    setting: Setting, folder: Path, risks: Sequence[float], confidence: float, splits: int, say: Say, seed: int = 1
+) -> list[dict[str, Any]]:
+    """Sample traces of the recipe's eval problems and count how often thresholds certified on a half fail on the rest.
+
+    Raises:
+        RecipeError: for a probe of another model, problems it was fitted on, or too few of them.
+    """
+    probe, card = load_probe(folder, setting.fingerprint())
+    problems = setting.problems(setting.sampling.data)
+    check_disjoint(problems, card.problems, "used to fit the probe")
+    traces = _traces(setting, problems, Recorder(card.cues, card.elicitor, card.layers), seed, say)
+    scores = score_traces(probe, traces)
+    rows = []
+    for risk in risks:
+        for name, per_cue in (("per trace", False), ("per cue", True)):
+            outcome = over_splits(traces, scores, risk, confidence, per_cue=per_cue, splits=splits)
+            rows.append({"rule": name, "traces": len(traces), "splits": splits, **asdict(outcome)})
+            rows[-1]["exceeded"] = outcome.exceeded._asdict()
+    return rows
+
+
+def _traces(setting: Setting, problems: Sequence[Problem], recorder: Recorder, seed: int, say: Say) -> list[Trace]:
+    sampling = setting.sampling
+    return collect(
+        setting.backend,
+        setting.grader,
+        problems,
+        setting.prompts(problems),
+        recorder,
+        SamplingOptions(sampling.temperature, sampling.top_p, sampling.top_k),
+        sampling.max_tokens,
+        seed,
+        lambda done, total: say(f"{done} of {total} traces"),
+    )
+
+
+def _per_cue(scores: Sequence[float], right: Sequence[bool], miss: float) -> dict[str, Any]:
+    """Return LYNX's rule at the same number, for comparison, or why there is none."""
+    try:
+        rule = cue_threshold(scores, right, miss)
+    except RecipeError as error:
+        return {"refused": str(error)}
+    return {"threshold": rule.threshold, "statement": rule.statement()}
+
+
+def _by_level(traces: Sequence[Trace], scores: Sequence[Sequence[float]], threshold: float) -> dict[str, Any]:
+    levels = sorted({trace.level for trace in traces if trace.level is not None})
+    outcome = {}
+    for level in levels:
+        inside = [i for i, trace in enumerate(traces) if trace.level == level]
+        result = replay([traces[i] for i in inside], [scores[i] for i in inside], threshold)
+        outcome[str(level)] = {
+            "traces": len(inside),
+            "exits": result.exits.share,
+            "harm": result.harm.share,
+            "help": result.help.share,
+            "saved": result.saved,
+        }
+    return outcome

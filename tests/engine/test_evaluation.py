@@ -1,0 +1,94 @@
+"""Evaluations go on where they were interrupted, never sample twice, and never mix with another's rows."""
+
+import json
+
+import pytest
+
+from reason_rl.errors import RecipeError, RunError
+from reason_rl.evaluate import run
+from reason_rl.evaluate.records import part_of, read_rows
+from reason_rl.evaluate.suites import EvalChanges, evaluate_recipe, evaluate_suites, is_recipe, suite_recipe
+from reason_rl.recipe.load import load_recipe
+
+SMALL = ("eval.data.count=18", "eval.samples=2", "eval.max_tokens=40", "rollout.max_batch_rows=4")
+
+
+class Killed(Exception):
+    """Stands for a kill."""
+
+
+@pytest.fixture
+def recipe():
+    return load_recipe("tiny/dler", SMALL).recipe
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Count the problems sampled, and die at the third piece while ``fatal``."""
+    asked = {"problems": [], "fatal": False}
+    sample = run.evaluate_model
+
+    def counting(backend, grader, problems, *rest):
+        if asked["fatal"] and len(asked["problems"]) >= 8:
+            raise Killed
+        asked["problems"] += [problem.id for problem in problems]
+        return sample(backend, grader, problems, *rest)
+
+    monkeypatch.setattr(run, "evaluate_model", counting)
+    return asked
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_an_interrupted_evaluation_is_the_uninterrupted_one(recipe, counted, tmp_path, torn):
+    whole = run.evaluate(recipe, None, tmp_path / "whole.jsonl")
+    assert len(counted["problems"]) == 18
+    counted.update(problems=[], fatal=True)
+    out = tmp_path / "rows.jsonl"
+    with pytest.raises(Killed):
+        run.evaluate(recipe, None, out)
+    assert not out.exists()
+    first = list(counted["problems"])
+    if torn:
+        lines = part_of(out).read_text().splitlines()
+        part_of(out).write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:30])
+    counted.update(problems=[], fatal=False)
+    rows = run.evaluate(recipe, None, out)
+    assert rows == whole
+    assert list(read_rows(out).rows) == whole
+    assert not part_of(out).exists()
+    assert (set(first) & set(counted["problems"])) == ({first[-1]} if torn else set())
+
+
+def test_a_finished_evaluation_is_not_made_again(recipe, counted, tmp_path):
+    out = tmp_path / "rows.jsonl"
+    first = run.evaluate(recipe, None, out)
+    counted["problems"].clear()
+    assert run.evaluate(recipe, None, out) == first
+    assert counted["problems"] == []
+
+
+def test_rows_of_another_evaluation_are_refused_and_kept(recipe, tmp_path):
+    out = tmp_path / "rows.jsonl"
+    run.evaluate(recipe, None, out)
+    before = out.read_bytes()
+    other = load_recipe("tiny/dler", [*SMALL, "eval.seed=9"]).recipe
+    with pytest.raises(RunError, match=r"rows.jsonl: holds another evaluation \(seed differ"):
+        run.evaluate(other, None, out)
+    assert out.read_bytes() == before
+
+
+def test_suites_and_recipes_are_told_apart(tmp_path):
+    assert is_recipe("tiny/dler")
+    assert is_recipe("mine.yaml")
+    assert not is_recipe("gsm8k,math500")
+    summary = evaluate_recipe("tiny/dler", SMALL, None, EvalChanges(limit=2, samples=1), tmp_path / "a.jsonl")
+    assert summary["samples"] == 2
+    assert json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0])["limit"] == 2
+
+
+def test_a_model_without_thinking_counts_all_as_thinking(tmp_path):
+    assert suite_recipe("smoke", "tiny-reasoner", tmp_path, EvalChanges()).model.end_think_token == "</think>"
+    small = evaluate_suites(["smoke"], "tiny-reasoner", None, EvalChanges(1, 8, 2), tmp_path / "b.jsonl")["smoke"]
+    assert small["completion_tokens"] <= 8
+    with pytest.raises(RecipeError, match="no suite smok; did you mean smoke"):
+        evaluate_suites(["smoke", "smok"], "tiny-reasoner", None, EvalChanges(), None)

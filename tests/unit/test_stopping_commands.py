@@ -1,0 +1,182 @@
+"""The stopping commands on the tiny reasoner, and what they refuse."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from reason_rl.errors import RecipeError
+from reason_rl.evaluate.records import EvalRow, read_rows
+from reason_rl.stopping.commands import probe_app, stop_app
+from reason_rl.stopping.strength import advantage, check_strengths, choose, point
+
+SMALL = ["data.count=400", "eval.data.count=48", "eval.data.split=calibration", "eval.max_tokens=128", "eval.samples=1"]
+
+
+def run(app, *arguments):
+    """Run a command and return what it printed as JSON; errors come through."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False, standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    return json.loads(result.stdout)
+
+
+def rows(correct, tokens):
+    """Return evaluation rows of one sample a problem."""
+    return [
+        EvalRow(f"p{i:03d}", 1, None, 0, 0, "", "", "1", "1", bool(c), int(t), int(t) - 1, 1, "stop")
+        for i, (c, t) in enumerate(zip(correct, tokens, strict=True))
+    ]
+
+
+def test_the_cheapest_strength_before_the_first_that_fails_is_chosen():
+    rng = np.random.default_rng(0)
+    right = rng.random(400) < 0.8
+    spoiled = right & (rng.random(400) > 0.05)
+    base = rows(right, [100] * 400)
+    points = [
+        point(1.0, base, base),
+        point(1.5, base, rows(right, [80] * 400)),
+        point(2.0, base, rows(right, [85] * 400)),
+        point(3.0, base, rows(spoiled, [40] * 400)),
+        point(4.0, base, rows(right, [20] * 400)),
+    ]
+    assert choose(points).setting == 1.5
+    assert points[3].accuracy_change["mean"] == pytest.approx(spoiled.mean() - right.mean())
+    assert points[1].tokens_change["mean"] == -20
+    with pytest.raises(ValueError, match="do not rise from 1"):
+        choose(points[1:])
+    with pytest.raises(ValueError, match="different problems"):
+        point(2.0, base, base[1:])
+
+
+def test_tokens_are_told_by_right_and_wrong():
+    base = rows([1, 1, 0, 0], [10, 20, 60, 80])
+    assert (point(1.0, base, base).tokens_right, point(1.0, base, base).tokens_wrong) == (15, 70)
+    assert point(1.0, rows([1, 1], [1, 1]), rows([1, 1], [1, 1])).tokens_wrong is None
+
+
+def test_the_gain_at_equal_tokens_is_interpolated_and_none_beyond_the_curve():
+    low, high = rows([0, 0, 1, 0] * 25, [20] * 100), rows([1, 1, 1, 0] * 25, [60] * 100)
+    middle = rows([1, 1, 1, 0] * 25, [40] * 100)
+    gain = advantage(middle, [high, low])
+    assert gain["mean"] == pytest.approx(0.75 - (0.25 + 0.75) / 2)
+    assert gain["low"] < gain["mean"] < gain["high"]
+    assert advantage(rows([1] * 100, [90] * 100), [low, high]) is None
+
+
+def test_strengths_that_save_nothing_are_refused():
+    with pytest.raises(RecipeError, match="1 and above"):
+        check_strengths([0.5, 2.0])
+
+
+def test_stop_calibrate_draws_the_curve_and_chooses(tmp_path):
+    options = ["--strength", "8", "--budget", "12", "--gate", "0", "--out", tmp_path, "--json"]
+    result = run(stop_app, "calibrate", "tiny/dler", *SMALL, *options)
+    one, eight = result["strengths"]
+    assert (one["setting"], eight["setting"], result["problems"]) == (1.0, 8.0, 48)
+    assert eight["tokens"] < one["tokens"]
+    assert result["budgets"][0]["think_tokens"] <= 13
+    assert result["chosen"] in result["strengths"]
+    assert json.loads((tmp_path / "strength.json").read_text()) == result
+    page = (tmp_path / "strength.html").read_text()
+    assert "Accuracy against tokens" in page
+    assert "<svg" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("probe")
+    options = ["--problems", "90", "--every", "16", "--out", folder, "--json"]
+    result = run(probe_app, "fit", "tiny/dler", *SMALL, *options)
+    assert result["auc"] > 0.55
+    return folder
+
+
+def test_probe_calibrate_certifies_and_says_what_holds(probe):
+    result = run(probe_app, "calibrate", "tiny/dler", probe, *SMALL, "--risk", "0.1", "--confidence", "0.9", "--json")
+    assert "confidence 0.9 over the draw of the 48 calibration problems" in result["statement"]
+    assert 0.5 <= result["threshold"] < 1
+    assert result["on_calibration_problems"]["harm"]["share"] <= 0.1
+    stored = json.loads((probe / "certificate.json").read_text())
+    assert stored["guarantee"]["threshold"] == result["threshold"]
+    assert stored["conditions"]["sampling"]["max_tokens"] == 128
+    page = (probe / "certificate.html").read_text()
+    assert result["statement"] in page
+    assert page.count("<svg") == 2
+
+
+def test_probe_validity_counts_over_splits(probe):
+    result = run(probe_app, "validity", "tiny/dler", probe, *SMALL, "--risk", "0.2", "--splits", "20", "--json")
+    assert [(row["rule"], row["promised"]) for row in result] == [("per trace", pytest.approx(0.1)), ("per cue", None)]
+    assert all(row["traces"] == 48 and row["splits"] == 20 for row in result)
+    with pytest.raises(RecipeError, match="24 of 48 traces to calibrate on; 114 and some"):
+        run(probe_app, "validity", "tiny/dler", probe, *SMALL, "--risk", "0.02", "--json")
+
+
+def test_probe_eval_writes_rows_that_compare_and_marks_other_conditions(probe, tmp_path):
+    test = [*SMALL[:2], "eval.data.split=test", *SMALL[3:]]
+    run(probe_app, "calibrate", "tiny/dler", probe, *SMALL, "--risk", "0.1", "--json")
+    result = run(probe_app, "eval", "tiny/dler", probe, *test, "--out", tmp_path / "exits.jsonl", "--json")
+    assert result["certified"] is True
+    assert result["exits"] > 0
+    rows_read = read_rows(tmp_path / "exits.jsonl")
+    assert len(rows_read.rows) == 48
+    assert rows_read.header["threshold"] == result["threshold"]
+    assert sum(row.finish_reason == "exit" for row in rows_read.rows) == round(48 * result["exits"])
+    cooler = [*test, "eval.temperature=0.6"]
+    with pytest.raises(RecipeError, match="certified with another sampling"):
+        run(probe_app, "eval", "tiny/dler", probe, *cooler, "--out", tmp_path / "cool.jsonl")
+    result = run(
+        probe_app, "eval", "tiny/dler", probe, *cooler, "--out", tmp_path / "c.jsonl", "--uncertified", "--json"
+    )
+    assert result["certified"] is False
+    higher = run(
+        probe_app, "eval", "tiny/dler", probe, *test, "--threshold", "1", "--out", tmp_path / "n.jsonl", "--json"
+    )
+    assert (higher["exits"], higher["certified"]) == (0.0, True)
+    with pytest.raises(RecipeError, match="below the certified"):
+        run(probe_app, "eval", "tiny/dler", probe, *test, "--threshold", "0.1", "--out", tmp_path / "l.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--risk", "0.02"], r"48 problems cannot bound the risk by 0.02 with confidence 0.9.* 114 are needed"),
+        (
+            ["--risk", "0.1", "eval.data.split=train", "eval.data.seed=0"],
+            r"problems \(p-.*\) were used to fit the probe",
+        ),
+        (["--risk", "0.1", "model.path=tiny-random-llama"], "made with another model"),
+        (["--loss", "regret"], "harm or disagreement"),
+    ],
+)
+def test_probe_calibrate_refuses_what_would_not_hold(probe, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        run(probe_app, "calibrate", "tiny/dler", probe, *SMALL, *changes, "--json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cue", "hmm"], "cannot write 'hmm'"),
+        (["--elicitor", "so"], "cannot write|holds </think> 0 times"),
+        (["--elicitor", "</think> </think>"], "holds </think> 2 times"),
+        (["--layer", "9"], "the model has layers 1 to 4"),
+        (["--kind", "forest"], "logistic or mlp"),
+        (["model.end_think_token=null"], "closes its thinking"),
+    ],
+)
+def test_probe_fit_refuses_what_cannot_work(tmp_path, arguments, message):
+    with pytest.raises(RecipeError, match=message):
+        run(probe_app, "fit", "tiny/dler", *SMALL, "--problems", "6", "--out", tmp_path, *arguments)
+
+
+@pytest.mark.parametrize("module", ["reason_rl.stopping.commands", "reason_rl.stopping.conformal"])
+def test_what_must_stay_light_loads_no_torch(module):
+    code = f"import sys, {module}; print(bool({{'torch', 'transformers', 'scipy', 'matplotlib'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
