@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from reason_rl.errors import ReasonRLError, RecipeError
+from reason_rl.stopping.commands import probe_app, stop_app
 
 app = typer.Typer(
     help="Reinforcement-learning fine-tuning for efficient reasoning: the same answers, far fewer tokens.",
@@ -23,6 +24,8 @@ recipes_app = typer.Typer(help="List and copy the recipes that ship.", no_args_i
 bench_app = typer.Typer(help="Comparisons measured in one run.", no_args_is_help=True)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(bench_app, name="bench")
+app.add_typer(stop_app, name="stop")
+app.add_typer(probe_app, name="probe")
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (see recipes ls).")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, or ~key.path to delete.")]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -135,16 +137,29 @@ def _reasoning_gym(spec: Any) -> Iterator[Problem]:
 
 def _records(rows: Rows, spec: Any, source: str) -> Iterator[Problem]:
     seen: dict[str, Place] = {}
+    dropped: Counter[str] = Counter()
     for place, row in rows:
+        if "empty" in spec.drop and any(_is_empty(_field(row, key, place)) for key in (spec.prompt, spec.answer)):
+            dropped["empty"] += 1
+            continue
         prompt, answer = _text(row, spec.prompt, place), _text(row, spec.answer, place)
         name = _text(row, spec.id, place) if spec.id else stable_id(prompt)
         if name in seen:
-            hint = "" if spec.id else "; drop one, or name a field with ids in data.id"
+            if "duplicates" in spec.drop:
+                dropped["duplicates"] += 1
+                continue
+            hint = "" if spec.id else "; set data.drop: [duplicates], or name a field with ids in data.id"
             raise RecipeError(f"{place}: problem {name} was already given at {seen[name]}{hint}")
         seen[name] = place
         level = _level(_field(row, spec.level, place), place) if spec.level else None
         meta = {key: value for key, value in row.items() if key not in (spec.prompt, spec.answer, spec.id, spec.level)}
         yield Problem(name, prompt, answer, level, source, meta)
+    for reason, count in dropped.items():
+        print(f"reason-rl: data.drop: {count} rows of {source} left out ({reason})", file=sys.stderr)
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value != value or str(value).strip() == ""
 
 
 def _field(row: Mapping[str, Any], key: str, place: Place) -> Any:
@@ -156,8 +171,8 @@ def _field(row: Mapping[str, Any], key: str, place: Place) -> Any:
 def _text(row: Mapping[str, Any], key: str, place: Place) -> str:
     """Return a field as text; numbers are taken as they are written, lists and objects are refused."""
     value = _field(row, key, place)
-    if value is None or value != value or str(value).strip() == "":
-        raise RecipeError(f"{place}: {key} is empty; drop the row or name another field")
+    if _is_empty(value):
+        raise RecipeError(f"{place}: {key} is empty; set data.drop: [empty], or name another field")
     if not isinstance(value, str | int | float):
         raise RecipeError(f"{place}: {key} is a {type(value).__name__}; text or a number is wanted")
     return str(value)

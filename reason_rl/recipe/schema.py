@@ -81,6 +81,8 @@ class JsonlData(Section):
     """Field with a stable id; null = made from the problem's text."""
     level: str | None = None
     """Field with a difficulty level (a whole number)."""
+    drop: list[Literal["empty", "duplicates"]] = []
+    """Rows to leave out instead of refusing them: without problem or answer, or with an id that came before."""
     count: int | None = Field(default=None, gt=0)
     """Problems that there must be."""
     sha256: str | None = Field(default=None, pattern=SHA256)
@@ -116,6 +118,8 @@ class HubData(Section):
     """Field with a stable id; null = made from the problem's text."""
     level: str | None = None
     """Field with a difficulty level (a whole number)."""
+    drop: list[Literal["empty", "duplicates"]] = []
+    """Rows to leave out instead of refusing them: without problem or answer, or with an id that came before."""
     count: int | None = Field(default=None, gt=0)
     """Problems that there must be."""
     sha256: str | None = Field(default=None, pattern=SHA256)

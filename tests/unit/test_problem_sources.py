@@ -127,3 +127,18 @@ def test_gym_levels_come_from_the_metadata_when_they_are_numbers():
 def test_a_template_without_a_place_for_the_problem_is_refused():
     with pytest.raises(RecipeError, match=r"prompt.template: has no \{prompt\}"):
         messages(Problem("p", "1+1", "2"), SimpleNamespace(template="{problem}", system=None))
+
+
+def test_rows_to_be_dropped_are_counted_aloud(tmp_path, capsys):
+    path = tmp_path / "set.jsonl"
+    rows = [("1 + 1", "2"), ("2 + 2", ""), ("1 + 1", "2"), ("  ", "5"), ("3 + 3", "6")]
+    path.write_text("".join(json.dumps({"problem": p, "answer": a}) + "\n" for p, a in rows))
+    spec = JsonlData(use="jsonl", path=str(path), drop=["empty", "duplicates"])
+    assert [problem.prompt for problem in load_problems(spec)] == ["1 + 1", "3 + 3"]
+    said = capsys.readouterr().err
+    assert "2 rows of set left out (empty)" in said
+    assert "1 rows of set left out (duplicates)" in said
+    with pytest.raises(RecipeError, match=r":2: answer is empty; set data.drop: \[empty\]"):
+        load_problems(spec.model_copy(update={"drop": ["duplicates"]}))
+    with pytest.raises(RecipeError, match=r":3: problem p-.* already given .*; set data.drop: \[duplicates\]"):
+        load_problems(spec.model_copy(update={"drop": ["empty"]}))
