@@ -22,6 +22,7 @@ class SeedJob:
     recipe: str
     seed: int
     runs: Path
+    changes: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -37,7 +38,7 @@ class SeedJob:
         """Make the run, or continue it, and return what a result file keeps of it."""
         from reason_rl.pipeline import run
 
-        loaded = load_recipe(self.recipe, [f"seed={self.seed}", f"output={self.folder.path}"])
+        loaded = load_recipe(self.recipe, [*self.changes, f"seed={self.seed}", f"output={self.folder.path}"])
         self.folder.prepare(loaded.resolved(), resume=True)
         summary = run(loaded.recipe, self.folder, resume=True, say=lambda _: None)
         levels = {

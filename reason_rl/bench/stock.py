@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from reason_rl.recipe.schema import Recipe
 
 RECIPE = "tiny/dler"
+SHORTER = ("trainer.max_steps=160",)
 LEARNING_RATES = (3e-5, 1e-4, 3e-4)
 VARIANTS = ("plain", "soft_overlong", "cosine")
 WINDOW_GENERATIONS = 3
@@ -42,7 +43,7 @@ class OwnJob:
     def __call__(self) -> Row:
         """Make the run, unless it is there, and return its result."""
         self.run()
-        recipe = load_recipe(RECIPE).recipe
+        recipe = load_recipe(RECIPE, SHORTER).recipe
         per_group = int(recipe.trainer["num_generations"])
         history = [
             {**row, "rollouts": row["groups_drawn"] * per_group} for row in read_results(self.run.folder.metrics)
@@ -75,7 +76,7 @@ class StockJob:
         from reason_rl.evaluate.run import evaluate
 
         run = RunFolder(self.runs / self.key)
-        changes = [f"seed={self.seed}", f"trainer.learning_rate={self.learning_rate}", f"output={run.path}"]
+        changes = [*SHORTER, f"seed={self.seed}", f"trainer.learning_rate={self.learning_rate}", f"output={run.path}"]
         recipe = load_recipe(RECIPE, changes).recipe
         history = train_stock(recipe, self.variant, run, self.rollouts)
         after = run.eval / "after.jsonl"
@@ -90,10 +91,10 @@ def stock_comparison(out: Path, seeds: int, workers: int, say: Say) -> dict[str,
     """Run what is missing of the comparison and return its table.
 
     Each stock variant is tried at three learning rates with the first seed; the best goes on to the other seeds. Stock
-    gets as many rollouts as ours drew, refills included. Results are appended to ``out`` run by run.
+    gets as many rollouts as ours drew in 160 updates (its plateau), refills included. Results are appended to ``out`` run by run.
     """
-    runs = out.parent / "runs"
-    own = [OwnJob(SeedJob(RECIPE, seed, runs)) for seed in range(seeds)]
+    runs = out.parent / "runs" / "stock"
+    own = [OwnJob(SeedJob(RECIPE, seed, runs, SHORTER)) for seed in range(seeds)]
     rows = run_jobs(own, out, workers, say)
     rollouts = float(np.mean([row["rollouts"] for row in rows]))
     before = own[0].run.folder.eval / "before.jsonl"

@@ -60,7 +60,7 @@ def policies(recipe):
 
 @pytest.mark.parametrize("name", TINY)
 def test_the_trainer_gets_the_values_of_the_paper(name, tmp_path):
-    config = grpo_config(tiny(name), tmp_path, 64)
+    config = grpo_config(tiny(name), tmp_path, 80)
     assert {field: getattr(config, field) for field in CONFIG[name]} == CONFIG[name]
 
 
@@ -77,7 +77,7 @@ def test_rloo_is_leave_one_out_but_for_a_constant():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_are_those_worked_out_by_hand(name, tmp_path, make_trainer, make_config, monkeypatch):
-    asked = grpo_config(tiny(name), tmp_path, 64)
+    asked = grpo_config(tiny(name), tmp_path, 80)
     fields = ("loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "delta", "beta")
     chosen = {field: getattr(asked, field) for field in fields}
     trainer = make_trainer(config=make_config(**chosen, scale_rewards="none", steps_per_generation=1))
@@ -115,14 +115,14 @@ def test_updates_a_rollout_batch_and_the_same_rollouts_for_all(name):
 def test_dapo_rewards_and_filters_as_the_paper_does(tmp_path):
     from reason_rl.rollout.batch import example_batch
 
-    for name, cap, cache in (("tiny/dapo", 64, 13), ("r1_distill_1.5b/dapo", 20480, 4096)):
+    for name, cap, cache in (("tiny/dapo", 80, 16), ("r1_distill_1.5b/dapo", 20480, 4096)):
         recipe = load_recipe(name).recipe
         batch = example_batch([1, 0, 1, 1], [cap - cache, 1, cap, cap], cut=[False, False, False, True], budget=cap)
         assert policies(recipe).reward(batch).tolist() == [1.0, -1.0, 0.0, 0.0]
         kept = policies(recipe).filter
         assert (kept.keep, kept.metric, kept.refill) == ("non_zero_std", "correct", True)
         assert recipe.algorithm.overlong == "penalise"
-    assert math.ceil(64 * 4096 / 20480) == 13
+    assert math.ceil(80 * 4096 / 20480) == 16
 
 
 @pytest.mark.parametrize(

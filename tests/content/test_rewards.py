@@ -13,7 +13,7 @@ from reason_rl.rollout.batch import example_batch
 
 FOLDER = Path(__file__).parents[2] / "rewards"
 FILES = sorted(FOLDER.glob("*.py"))
-NEEDED = {"max_tokens": 64, "cache_tokens": 16}
+NEEDED = {"max_tokens": 64, "cache_tokens": 16, "target_tokens": 32}
 
 
 def loaded(path):

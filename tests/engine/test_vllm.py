@@ -6,14 +6,18 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from reason_rl.bench.jobs import read_results
 from reason_rl.errors import RecipeError, RunError
 from reason_rl.models import eos_ids, load_model, load_tokenizer, resolve_model
 from reason_rl.problem.prompt import render_prompts
 from reason_rl.problem.sources import load_problems
+from reason_rl.recipe.load import load_recipe
 from reason_rl.recipe.schema import ModelSection, PromptSection, WorldData
 from reason_rl.rollout.backend import SamplingOptions, SamplingRequest
 from reason_rl.rollout.hf import HFBackend
 from reason_rl.rollout.vllm_local import EngineOptions, VLLMBackend, check_version, engine_rank, start_engine
+from reason_rl.run_folder import RunFolder
+from reason_rl.trainer.train import train
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (make vllm)")
 SPEC = ModelSection()
@@ -112,6 +116,23 @@ def test_greedy_rollouts_are_those_of_the_hf_engine(full, asked, tokenizer):
     ours, theirs = full.generate(asked, GREEDY), hf.generate(asked, GREEDY)
     assert [s.token_ids for s in ours] == [s.token_ids for s in theirs]
     assert [s.finish_reason for s in ours] == [s.finish_reason for s in theirs]
+
+
+@needs_vllm
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [(), ("lora={r: 4, target_modules: all-linear}",)])
+def test_training_with_rollouts_from_vllm_is_on_policy(tmp_path, lora):
+    changes = ["trainer.max_steps=6", "trainer.save_steps=6", "trainer.steps_per_generation=2", "trainer.warmup_steps=1"]
+    loaded = load_recipe("tiny/dler_vllm", [*changes, *lora, f"output={tmp_path}", "rollout.max_batch_rows=64"])
+    run = RunFolder(tmp_path)
+    run.prepare(loaded.resolved(), resume=False)
+    train(loaded.recipe, run)
+    rows = read_results(run.metrics)
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    for row in rows:
+        assert row["importance_ratio_mean"] == pytest.approx(1.0, abs=1e-3)
+        assert row["completion_tokens"] <= row["budget_tokens"]
+        assert row["grad_norm"] > 0
 
 
 class BrokenEngine:
