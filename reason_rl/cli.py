@@ -389,6 +389,29 @@ def bench_stock(
     emit(table, as_json, json.dumps(table, indent=2))
 
 
+@app.command()
+def arena(
+    out: Annotated[Path, typer.Option(help="Folder of the cells, the table and the page; cells there are kept.")],
+    methods: Annotated[str | None, typer.Option(help="Names of recipes/tiny, comma separated; default: all.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds.")] = 3,
+    budget_updates: Annotated[
+        int, typer.Option(min=1, help="Rollout tokens of a run, in updates of 32 rows at 80 completion tokens.")
+    ] = 192,
+    workers: Workers = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Train methods side by side in the tiny world with the same rollout tokens, and rank them."""
+    from reason_rl.bench.arena import make_cells, methods_of
+    from reason_rl.bench.jobs import read_results
+    from reason_rl.evaluate.arena import arena_table
+    from reason_rl.report.arena import arena_text, write_arena
+
+    make_cells(methods_of(methods), seeds, budget_updates, out, workers, say)
+    table = arena_table(read_results(out / "cells.jsonl"))
+    write_arena(table, out, f"reason-rl arena --seeds {seeds} --budget-updates {budget_updates} --out {out}")
+    emit(table, as_json, None if as_json else arena_text(table))
+
+
 def main() -> None:
     """Run the command line; errors of ours are one clear line, exit code 2 for a bad recipe, else 1."""
     try:

@@ -79,19 +79,24 @@ def write_text(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def environment() -> dict[str, Any]:
-    """Return versions, platform, git commit and command line."""
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that decide a result."""
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
+    return versions
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, platform, git commit and command line."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "packages": versions,
+        "packages": package_versions(),
         "git": git_commit(),
         "command": sys.argv,
     }

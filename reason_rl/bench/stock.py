@@ -91,7 +91,7 @@ def stock_comparison(out: Path, seeds: int, workers: int, say: Say) -> dict[str,
     """Run what is missing of the comparison and return its table.
 
     Each stock variant is tried at three learning rates with the first seed; the best goes on to the other seeds. Stock
-    gets as many rollouts as ours drew in 160 updates (its plateau), refills included. Results are appended to ``out`` run by run.
+    gets as many rollouts as ours drew in 160 updates, refills included. Results are appended to ``out`` run by run.
     """
     runs = out.parent / "runs" / "stock"
     own = [OwnJob(SeedJob(RECIPE, seed, runs, SHORTER)) for seed in range(seeds)]

@@ -241,6 +241,9 @@ class RolloutSection(Section):
     """Further arguments of vllm.LLM, such as gpu_memory_utilization (engine vllm only)."""
     max_batch_rows: int = Field(default=256, gt=0)
     """Rows decoded together."""
+    allowance_tokens: int | None = Field(default=None, gt=0)
+    """Completion tokens that training may sample, refills included; it ends after the updates on the rollouts that reach it,
+    if trainer.max_steps has not ended it before."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature; the training logits are divided by it too."""
     top_p: float = Field(default=1.0, gt=0, le=1)

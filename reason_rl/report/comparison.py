@@ -56,7 +56,7 @@ def lines(result: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
     for share in entries[0]["trade"]["matched_saving"]:
         label = f"saved at {100 * float(share):g} % of start's accuracy"
         paired(label, lambda entry, s=share: _open(entry["trade"]["matched_saving"][s]))
-    paired("AES (1, 3, 5)", lambda entry: _estimate(entry["trade"]["aes"], 3))
+    paired("AES (1, 3, 5)", lambda entry: estimate_text(entry["trade"]["aes"], 3))
     both("E3, percent\N{SUPERSCRIPT TWO} a token", lambda entry, side: _number(entry[side]["e3"], 3))
     both("tokens a right answer", lambda entry, side: _number(entry[side]["tokens_per_pass"], 1))
     if any(entry[side]["dollars_per_pass"] is not None for entry in entries for side in ("start", "run")):
@@ -86,7 +86,7 @@ def _ideal_lines(entries: Sequence[Entry]) -> list[tuple[str, str, list[str]]]:
 
 
 def _caption(entry: Entry, pareto: Mapping[str, Any], entries: Sequence[Entry]) -> str:
-    volume = _estimate(pareto["hypervolume"], 1)
+    volume = estimate_text(pareto["hypervolume"], 1)
     text = (
         f"{caption(entry)}; matched accuracy: caps lowered in one evaluation; hypervolume {volume} tokens x accuracy to "
         f"{pareto['reference']['tokens']:,.0f} tokens"
@@ -132,10 +132,10 @@ def _open(value: Mapping[str, float | None]) -> str:
     return str(cut_parts(value))
 
 
-def _estimate(value: Mapping[str, float | None], digits: int) -> str:
+def estimate_text(value: Mapping[str, float | None], digits: int) -> str:
     """Print an estimate with its interval.
 
-    >>> _estimate({"mean": 0.5, "low": 0.25, "high": 0.75}, 2)
+    >>> estimate_text({"mean": 0.5, "low": 0.25, "high": 0.75}, 2)
     '0.50 [0.25, 0.75]'
     """
     text = _number(value["mean"], digits)

@@ -167,7 +167,7 @@ def _move(axis: Axes, metrics: Summary, labels: Mapping[str, str], text: str = "
     axis.plot(*zip(*where.values(), strict=True), color=SOFT, linewidth=0.7, zorder=1)
     for side, colour in (("before", BEFORE), ("after", AFTER)):
         x, y = where[side]
-        bars = [_bar(metrics[name][side]) for name in ("completion_tokens", "accuracy")]
+        bars = [bar(metrics[name][side]) for name in ("completion_tokens", "accuracy")]
         axis.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor=colour, elinewidth=1.1, zorder=2)
         fill = colour if side == "after" else PAPER
         size = 13 if text else 8
@@ -180,7 +180,7 @@ def _move(axis: Axes, metrics: Summary, labels: Mapping[str, str], text: str = "
             axis.annotate(labels[side], (x, y), xytext=(7, 6), textcoords="offset points", zorder=4)
 
 
-def _bar(estimate: Mapping[str, float | None]) -> list[list[float]]:
+def bar(estimate: Mapping[str, float | None]) -> list[list[float]]:
     """Return the two arms of an error bar; none without an interval."""
     mean, low, high = estimate["mean"], estimate["low"], estimate["high"]
     if mean is None or low is None or high is None:

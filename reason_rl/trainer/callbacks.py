@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,28 @@ def restore_algorithm_state(trainer: ReasonGRPOTrainer, checkpoint: Path) -> Non
     saved = json.loads((checkpoint / STATE_FILE).read_text())
     trainer.refill.position = saved.pop("refill_position")
     trainer.algorithm_state = saved
+
+
+class AllowanceCallback(TrainerCallback):
+    """Ends training when the allowance of rollout tokens is spent; saves checkpoints at shares of it."""
+
+    def __init__(self, allowance_tokens: int, updates_per_generation: int, save_at: Sequence[float] = ()) -> None:
+        self.allowance_tokens = allowance_tokens
+        self.updates_per_generation = updates_per_generation
+        self.save_at = sorted(save_at)
+        self.trainer: ReasonGRPOTrainer | None = None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Look at what was spent once all updates on a rollout batch are made."""
+        if self.trainer is None or state.global_step % self.updates_per_generation:
+            return
+        spent = self.trainer.algorithm_state["rollout_tokens"] / self.allowance_tokens
+        reached = [share for share in self.save_at if share <= spent]
+        if reached:
+            del self.save_at[: len(reached)]
+            control.should_save = True
+        if spent >= 1:
+            control.should_training_stop = True
 
 
 class ProgressCallback(TrainerCallback):

@@ -55,12 +55,13 @@ class ReasonGRPOTrainer(GRPOTrainer):
         sampling: SamplingOptions,
         on_rollout: Any = None,
         chunk_rows: int | None = None,
+        allowance_tokens: int | None = None,
         **kwargs: Any,
     ) -> None:
         check_trl()
-        self.chunk_rows = chunk_rows
+        self.chunk_rows, self.allowance_tokens = chunk_rows, allowance_tokens
         self.composition, self.grader = composition, grader
-        self.algorithm_state: dict[str, Any] = {"budget": composition.budget.initial_state()}
+        self.algorithm_state: dict[str, Any] = {"budget": composition.budget.initial_state(), "rollout_tokens": 0}
         self._rows: list[dict[str, Any]] = []
         self._graded: tuple[RolloutBatch, Tensor] | None = None
         self._policy_logps: Tensor | None = None
@@ -238,6 +239,8 @@ class ReasonGRPOTrainer(GRPOTrainer):
         self._metrics["train"]["reason/rounds"].append(float(len(rounds)))
         self._metrics["train"]["reason/groups_kept"].append(float(sum(entry["kept"] for entry in gathered)))
         self._metrics["train"]["reason/groups_drawn"].append(float(sum(entry["drawn"] for entry in gathered)))
+        self.algorithm_state["rollout_tokens"] += int(sum(e["sums"]["completion_tokens"] for e in gathered))
+        self._metrics["train"]["reason/rollout_tokens"].append(float(self.algorithm_state["rollout_tokens"]))
         pass_rates = [rate for entry in gathered for rate in entry["pass_rates"]]
         policy = self.composition.budget
         self.algorithm_state["budget"] = policy.update(self.algorithm_state["budget"], pass_rates)
@@ -261,7 +264,11 @@ class ReasonGRPOTrainer(GRPOTrainer):
         return int(self.accelerator.gather(torch.tensor([value], device=self.accelerator.device)).max())
 
     def _progress(self) -> float:
-        return min(1.0, self.state.global_step / max(1, self.state.max_steps))
+        """Return the share of the run that is done: of its steps, or of its rollout tokens where they end it before."""
+        done = self.state.global_step / max(1, self.state.max_steps)
+        if self.allowance_tokens is not None:
+            done = max(done, self.algorithm_state["rollout_tokens"] / self.allowance_tokens)
+        return min(1.0, done)
 
     def _prompt_tokens(self, row: Mapping[str, Any]) -> list[int]:
         return self._tokenize_prompts([row["prompt"]])[0][0]

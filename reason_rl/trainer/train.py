@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,11 @@ from reason_rl.models import context_tokens, end_think_id, load_model, load_toke
 from reason_rl.problem.prompt import check_context, render_prompts, to_dataset
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
+from reason_rl.recipe.checks import updates_per_generation
 from reason_rl.rollout.engines import make_backend
 from reason_rl.rollout.grading import Grader
 from reason_rl.trainer.callbacks import (
+    AllowanceCallback,
     ProgressCallback,
     RunCallback,
     complete_checkpoints,
@@ -42,10 +44,17 @@ class TrainResult:
     seconds: float
 
 
-def train(recipe: Recipe, run: RunFolder, *, resume: bool = False, engine: Any = None) -> TrainResult:
-    """Train the recipe's model and save it to ``run.model``; ``engine`` comes from ``open_engine``, if already open.
+def train(
+    recipe: Recipe, run: RunFolder, *, resume: bool = False, engine: Any = None, save_at: Sequence[float] = ()
+) -> TrainResult:
+    """Train the recipe's model and save it to ``run.model``.
 
-    Raises RecipeError for inputs that cannot be used, before training; RunError when training has to stop.
+    ``engine`` comes from ``open_engine``, if already open; ``save_at`` names shares of ``rollout.allowance_tokens`` at
+    which a checkpoint is saved.
+
+    Raises:
+        RecipeError: for inputs that cannot be used, before training.
+        RunError: when training has to stop.
     """
     checkpoints = run.checkpoints
     checkpoint = _resume_point(checkpoints, resume)
@@ -53,6 +62,8 @@ def train(recipe: Recipe, run: RunFolder, *, resume: bool = False, engine: Any =
         trainer, callback = _build(recipe, run, verifier, _step_of(checkpoint), engine)
         if checkpoint is not None:
             restore_algorithm_state(trainer, checkpoint)
+        if recipe.rollout.allowance_tokens is not None:
+            trainer.add_callback(_allowance(trainer, recipe, save_at))
         with _live_lines(trainer), _disk_errors(checkpoints):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             trainer.save_model(str(run.model))
@@ -89,10 +100,21 @@ def _build(
         backend=backend,
         sampling=sampling_options(recipe),
         chunk_rows=recipe.update.chunk_rows,
+        allowance_tokens=recipe.rollout.allowance_tokens,
     )
     backend.model = trainer.accelerator.unwrap_model(trainer.model)
     callback.trainer = trainer
     return trainer, callback
+
+
+def _allowance(trainer: ReasonGRPOTrainer, recipe: Recipe, save_at: Sequence[float]) -> AllowanceCallback:
+    """Return what ends training at the allowance; shares that a resumed run is past are not saved again."""
+    allowance = recipe.rollout.allowance_tokens
+    assert allowance is not None
+    ahead = [share for share in save_at if share > trainer.algorithm_state["rollout_tokens"] / allowance]
+    callback = AllowanceCallback(allowance, updates_per_generation(recipe.trainer), ahead)
+    callback.trainer = trainer
+    return callback
 
 
 def training_problems(recipe: Recipe) -> list[Problem]:

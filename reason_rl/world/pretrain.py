@@ -41,6 +41,7 @@ class PretrainConfig:
     curriculum_share: float = 0.25
     recheck_right_rate: float = 0.25
     planted_slip_rate: float = 0.0
+    another_pass_level: int = 0
     weight_decay: float = 0.01
     bf16: bool = True
     compile: bool = True
@@ -82,7 +83,7 @@ def traces(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterat
     interrupted, its end is not learned: the reasoner learns to answer then, but not to give up. Nor is a planted slip.
     """
     rng = random.Random(config.seed)
-    rates = Rates(config.recheck_right_rate, config.planted_slip_rate)
+    rates = Rates(config.recheck_right_rate, config.planted_slip_rate, config.another_pass_level)
     vocabulary = tokenizer.get_vocab()
     seen = 0
     while seen < config.traces:

@@ -24,10 +24,12 @@ MAX_PASSES = 6
 
 @dataclass(frozen=True)
 class Rates:
-    """How often a right step is checked again, and how often a step slips beyond the slips that are learned."""
+    """How often a right step is checked again, how often a step slips beyond the slips that are learned, and up to which
+    level every problem is gone over once more than ``EXTRA_PASSES`` says."""
 
     recheck_right: float = 0.25
     planted_slip: float = 0.0
+    another_pass_level: int = 0
 
 
 RATES = Rates()
@@ -144,7 +146,7 @@ def think(rng: random.Random, problem: WorldProblem, rates: Rates = RATES) -> tu
     """
     terse = rng.random() < TERSE_SHARE
     style = Style(terse, SLIP_RATE[problem.level], rates.planted_slip, rates.recheck_right)
-    wanted = 1 + rng.randint(*EXTRA_PASSES[problem.level])
+    wanted = 1 + rng.randint(*EXTRA_PASSES[problem.level]) + (problem.level <= rates.another_pass_level)
     draft = Draft()
     answers: list[str | None] = []
     while len(answers) < MAX_PASSES:

@@ -122,7 +122,12 @@ def test_greedy_rollouts_are_those_of_the_hf_engine(full, asked, tokenizer):
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [(), ("lora={r: 4, target_modules: all-linear}",)])
 def test_training_with_rollouts_from_vllm_is_on_policy(tmp_path, lora):
-    changes = ["trainer.max_steps=6", "trainer.save_steps=6", "trainer.steps_per_generation=2", "trainer.warmup_steps=1"]
+    changes = [
+        "trainer.max_steps=6",
+        "trainer.save_steps=6",
+        "trainer.steps_per_generation=2",
+        "trainer.warmup_steps=1",
+    ]
     loaded = load_recipe("tiny/dler_vllm", [*changes, *lora, f"output={tmp_path}", "rollout.max_batch_rows=64"])
     run = RunFolder(tmp_path)
     run.prepare(loaded.resolved(), resume=False)

@@ -1,0 +1,180 @@
+"""The arena's table for the terminal, its page, and its Pareto picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from reason_rl.report.comparison import estimate_text
+from reason_rl.report.figure import AFTER, BEFORE, INK, SOFT, make_figure, render, themed
+from reason_rl.report.plots import bar
+from reason_rl.report.tables import cut_parts, figure
+from reason_rl.run_folder import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+HEADINGS = (
+    "method",
+    "seeds",
+    "accuracy",
+    "change, points",
+    "held",
+    "completion tokens",
+    "saved",
+    "saved, by seed",
+    "AES",
+    "area",
+    "rollout tokens",
+    "seconds",
+)
+# What the page's style sheet says, for a picture that stands by itself.
+COLOURS = {
+    "currentColor": "#1c1c1c",
+    "var(--soft)": "#6b6b6b",
+    "var(--line)": "#d0d0d0",
+    "var(--paper)": "#ffffff",
+    "var(--before)": "#8a8a8a",
+    "var(--after)": "#1f5fa8",
+    "inherit": "sans-serif",
+}
+Arena = Mapping[str, Any]
+
+
+def write_arena(table: Arena, out: Path, command: str) -> None:
+    """Write ``table.json``, ``arena.html`` and ``pareto.svg``."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("reason_rl.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["minus"] = lambda text: str(text).replace("-", "\N{MINUS SIGN}")
+    picture = pareto_picture(table)
+    levels = list(table["start"]["levels"])
+    page = environment.get_template("arena.html.j2").render(
+        table=table,
+        headings=HEADINGS,
+        cells=arena_cells(table),
+        levels=levels,
+        level_cells=level_cells(table),
+        picture=picture,
+        command=command,
+    )
+    write_text(out / "arena.html", page)
+    write_text(out / "pareto.svg", standalone(picture))
+    write_text(out / "table.json", json.dumps(table, indent=1) + "\n")
+
+
+def arena_cells(table: Arena) -> list[list[str]]:
+    """Return one row a method, most tokens saved first, after that of the start."""
+    start = table["start"]
+    rows = [
+        [
+            "start",
+            "",
+            figure("accuracy", start["accuracy"]),
+            "",
+            "",
+            figure("completion_tokens", start["completion_tokens"]),
+            *["", "", ""],
+            f"{start['area']:.3f}",
+            "",
+            "",
+        ]
+    ]
+    for name, entry in ordered(table):
+        saved = entry["token_cut"]
+        rows.append(
+            [
+                name + (" *" if name in table["frontier"] else ""),
+                str(entry["seeds"]),
+                figure("accuracy", entry["accuracy"]),
+                figure("accuracy", entry["accuracy_difference"], signed=True),
+                "yes" if entry["accuracy_held"] else "no",
+                figure("completion_tokens", entry["completion_tokens"]),
+                str(cut_parts(saved)),
+                f"{100 * saved['low_seed']:.1f} to {100 * saved['high_seed']:.1f} %",
+                estimate_text(entry["aes"], 2),
+                f"{entry['area']:.3f}",
+                f"{entry['rollout_tokens']:,.0f}",
+                f"{entry['seconds']:,.0f}",
+            ]
+        )
+    return rows
+
+
+def level_cells(table: Arena) -> list[list[str]]:
+    """Return accuracy and completion tokens by level, one row a method."""
+    sides = [("start", table["start"]), *ordered(table)]
+    return [
+        [name]
+        + [
+            f"{100 * part['accuracy']:.0f} % / {part['completion_tokens']:.0f}"
+            for part in (entry["levels"][level] for level in table["start"]["levels"])
+        ]
+        for name, entry in sides
+    ]
+
+
+def ordered(table: Arena) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the methods, most tokens saved first."""
+    return sorted(table["methods"].items(), key=lambda item: -item[1]["token_cut"]["mean"])
+
+
+def arena_text(table: Arena) -> Table:
+    """Return the table for the terminal."""
+    text = Table(caption="95 % intervals over problems, paired with the start; * on the Pareto frontier")
+    for index, heading in enumerate(HEADINGS):
+        text.add_column(heading, justify="left" if index == 0 else "right", overflow="fold")
+    for row in arena_cells(table):
+        text.add_row(*row)
+    return text
+
+
+@themed
+def pareto_picture(table: Arena) -> str:
+    """Draw accuracy over mean completion tokens of each method, with 95 % error bars and the frontier."""
+    from matplotlib.ticker import PercentFormatter
+
+    plot, axes = make_figure(1, 1, 5.2)
+    axis = axes[0]
+    _point(axis, "start", table["start"], BEFORE)
+    for name, entry in table["methods"].items():
+        _point(axis, name, entry, AFTER if name in table["frontier"] else SOFT)
+    sides = {"start": table["start"], **table["methods"]}
+    where = sorted(_where(sides[name]) for name in table["frontier"])
+    axis.plot(*zip(*where, strict=True), color=AFTER, linewidth=0.8, zorder=1)
+    axis.set_xlabel("completion tokens, mean")
+    axis.set_ylabel("accuracy")
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    return render(plot, "pareto", "Accuracy against mean completion tokens of each method, with 95 % intervals")
+
+
+def _where(entry: Mapping[str, Any]) -> tuple[float, float]:
+    return entry["completion_tokens"]["mean"], entry["accuracy"]["mean"]
+
+
+def _point(axis: Axes, name: str, entry: Mapping[str, Any], colour: str) -> None:
+    x, y = _where(entry)
+    bars = [bar(entry[metric]) for metric in ("completion_tokens", "accuracy")]
+    axis.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="o", color=colour, markersize=5, elinewidth=0.5, zorder=2)
+    axis.annotate(name, (x, y), xytext=(6, 5), textcoords="offset points", fontsize=8.5, color=INK, zorder=3)
+
+
+def standalone(picture: str) -> str:
+    """Return an inline SVG as a file of its own, with colours written out on white.
+
+    >>> standalone('<svg><path style="fill: currentColor"/></svg>')
+    '<svg style="background: #ffffff"><path style="fill: #1c1c1c"/></svg>\\n'
+    """
+    for name, colour in COLOURS.items():
+        picture = picture.replace(name, colour)
+    return picture.strip().replace("<svg", '<svg style="background: #ffffff"', 1) + "\n"

@@ -1,0 +1,121 @@
+"""The arena's table and page, from cells made up by hand."""
+
+import json
+
+import pytest
+
+from reason_rl.bench.arena import make_cells, measured, methods_of
+from reason_rl.errors import RecipeError
+from reason_rl.evaluate.arena import alike, arena_table, side_of
+from reason_rl.report.arena import arena_cells, write_arena
+
+LEVELS = [1, 1, 2, 2]
+
+
+def problems(correct, tokens):
+    """Return problems of two samples each; levels 1, 1, 2, 2."""
+    return {
+        "problems": {
+            f"p{i}": {"level": level, "correct": list(c), "tokens": list(t)}
+            for i, (level, c, t) in enumerate(zip(LEVELS, correct, tokens, strict=True))
+        }
+    }
+
+
+def cell(method, seed, correct, tokens, spent=1000):
+    last = problems(correct, tokens)
+    early = {"point": 0.5, "step": 8, "rollout_tokens": spent // 2, "seconds": 5.0, **START}
+    final = {"point": 1.0, "step": 16, "rollout_tokens": spent, "seconds": 10.0, **last}
+    return {"key": f"{method}-seed{seed}", "method": method, "seed": seed, "points": [early, final]}
+
+
+START = problems([(1, 1), (1, 0), (1, 0), (0, 0)], [(100, 100), (100, 100), (200, 200), (200, 200)])
+SHORT = [(50, 50), (50, 50), (100, 100), (100, 100)]
+RIGHT = [(1, 1), (1, 1), (1, 0), (1, 0)]
+ROWS = [
+    {"key": "start", "point": 0.0, **START},
+    cell("better", 0, RIGHT, SHORT),
+    cell("better", 1, RIGHT, [(25, 25), (25, 25), (50, 50), (50, 50)]),
+    cell("same", 0, [(1, 1), (1, 0), (1, 0), (0, 0)], [(100, 100), (100, 100), (200, 200), (200, 200)]),
+]
+
+
+def test_the_table_says_what_was_worked_out_by_hand():
+    table = arena_table(ROWS)
+    better = table["methods"]["better"]
+    assert table["start"]["accuracy"]["mean"] == 0.5
+    assert table["start"]["completion_tokens"]["mean"] == 150
+    assert better["seeds"] == 2
+    assert better["accuracy"]["mean"] == 0.75
+    assert better["accuracy_difference"]["mean"] == 0.25
+    assert better["token_cut"]["mean"] == pytest.approx(1 - 56.25 / 150)
+    assert (better["token_cut"]["low_seed"], better["token_cut"]["high_seed"]) == (0.5, 0.75)
+    # AES: 1 * tokens saved + 3 * relative gain.
+    assert better["aes"]["mean"] == pytest.approx(0.625 + 3 * 0.5)
+    assert better["levels"] == {
+        "1": {"accuracy": 1.0, "completion_tokens": 37.5},
+        "2": {"accuracy": 0.5, "completion_tokens": 75.0},
+    }
+    assert (better["rollout_tokens"], better["seconds"]) == (1000, 10)
+    assert [point["point"] for point in better["path"]] == [0.5, 1.0]
+    assert [point["completion_tokens"] for point in better["path"]] == [150, 56.25]
+    assert table["frontier"] == ["better"]
+    assert table["methods"]["same"]["token_cut"]["mean"] == 0
+    assert table["indistinguishable"] == []
+
+
+def test_what_differs_in_nothing_is_indistinguishable():
+    rows = [*ROWS, cell("twin", 0, [(1, 1), (0, 1), (0, 1), (0, 0)], [(100, 100), (100, 100), (200, 200), (200, 200)])]
+    assert arena_table(rows)["indistinguishable"] == [("same", "twin")]
+
+
+def test_a_method_is_like_itself_and_unlike_a_shorter_one():
+    start, short = side_of([START]), side_of([problems([(1, 1), (1, 0), (1, 0), (0, 0)], SHORT)])
+    assert alike(start, start)
+    assert not alike(start, short)
+
+
+def test_different_problems_are_refused():
+    other = {"problems": {"q": START["problems"]["p0"]}}
+    with pytest.raises(ValueError, match="different problems"):
+        side_of([START, other])
+    with pytest.raises(ValueError, match="start is missing"):
+        arena_table(ROWS[1:])
+
+
+def test_the_page_stands_alone_and_has_every_method(tmp_path):
+    table = arena_table(ROWS)
+    write_arena(table, tmp_path, "reason-rl arena --out here")
+    page = (tmp_path / "arena.html").read_text()
+    assert all(text in page for text in ("better", "same", "reason-rl arena --out here", "62.5 %", "<svg"))
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")
+    picture = (tmp_path / "pareto.svg").read_text()
+    assert picture.startswith("<svg")
+    assert "var(--" not in picture
+    assert json.loads((tmp_path / "table.json").read_text())["frontier"] == ["better"]
+    assert [row[0] for row in arena_cells(table)] == ["start", "better *", "same"]
+
+
+def test_methods_are_the_tiny_recipes_that_train():
+    known = methods_of(None)
+    assert {"dler", "grpo", "dapo"} <= set(known)
+    assert not {"base", "pretrain", "dler_vllm"} & set(known)
+    with pytest.raises(RecipeError, match=r"--methods drel: no such method; there are .*dler"):
+        methods_of("dler,drel")
+
+
+def test_cells_of_another_allowance_are_not_mixed(tmp_path):
+    (tmp_path / "cells.jsonl").write_text(json.dumps({"key": "dler-seed0", "allowance_tokens": 5}) + "\n")
+    with pytest.raises(RecipeError, match="dler-seed0 was made with 5 rollout tokens, not 2,560"):
+        make_cells(["dler"], 1, 1, tmp_path, 1, print)
+
+
+def test_samples_are_kept_by_problem():
+    from reason_rl.evaluate.records import EvalRow
+
+    fields = dict.fromkeys(EvalRow.__dataclass_fields__)
+    rows = [
+        EvalRow(**{**fields, "problem_id": "p", "level": 3, "correct": c, "completion_tokens": t})
+        for c, t in ((True, 7), (False, 9))
+    ]
+    assert measured(rows) == {"problems": {"p": {"level": 3, "correct": [1, 0], "tokens": [7, 9]}}}
