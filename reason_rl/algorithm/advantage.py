@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Baseline = Literal["group_mean", "none"]
-Scale = Literal["group_std", "batch_std_rewards", "batch_seq", "batch_token", "none"]
+Baseline = Literal["group_mean", "boundary", "none"]
+Scale = Literal["group_std", "group_std_population", "batch_std_rewards", "batch_seq", "batch_token", "none"]
 
 TRL_EPSILON = 1e-4
 WHITENING_EPSILON = 1e-8
+GFPO_EPSILON = 1e-6
+RIGHT_REWARD = 0.5
 
 
 def advantages(
@@ -28,10 +30,14 @@ def advantages(
     """Return one advantage a row: ``A = (r - b) / s``, then ``+ correct_bonus`` where the answer is right.
 
     - ``group_std``: Bessel std of the group + 1e-4 (GRPO, as TRL)
+    - ``group_std_population``: population std of the group + 1e-6 (GFPO)
     - ``batch_std_rewards``: Bessel std of the raw rewards of the batch + 1e-4 (TRL's "batch")
     - ``batch_seq``: centred advantages whitened over rows, ``sqrt(var + 1e-8)`` (DLER eq. 3)
     - ``batch_token``: the same with each row weighted by its tokens (DLER's released code)
     - ``none``: not scaled (Dr.GRPO)
+
+    Baselines: the group's mean; ``boundary``: for rewards above 0.5 the smaller one of the group's mean and the smallest such
+    reward, so that no right answer gets a negative advantage (DR. SAF, arXiv 2508.11582); none.
 
     Args:
         rewards: [rows], groups of ``group_size`` consecutive rows; nan = unscorable, gets advantage 0.
@@ -49,8 +55,13 @@ def advantages(
     estimator of ``batch_seq``, which the paper does not give (Bessel-corrected: our choice).
     """
     groups = rewards.view(-1, group_size)
+    mean = groups.nanmean(dim=1).repeat_interleave(group_size)
     if baseline == "group_mean":
-        centred = rewards - groups.nanmean(dim=1).repeat_interleave(group_size)
+        centred = rewards - mean
+    elif baseline == "boundary":
+        right = groups > RIGHT_REWARD
+        lowest = torch.where(right, groups, torch.inf).amin(dim=1).repeat_interleave(group_size)
+        centred = rewards - torch.where(right.flatten(), torch.minimum(mean, lowest), mean)
     elif baseline == "none":
         centred = rewards
     else:
@@ -68,6 +79,9 @@ def _scaled(centred: Tensor, rewards: Tensor, group_size: int, scale: Scale, len
         return centred
     if scale == "group_std":
         return centred / (_nanstd(rewards.view(-1, group_size), dim=1).repeat_interleave(group_size) + TRL_EPSILON)
+    if scale == "group_std_population":
+        std = _nanstd(rewards.view(-1, group_size), dim=1, correction=0).repeat_interleave(group_size)
+        return centred / (std + GFPO_EPSILON)
     if scale == "batch_std_rewards":
         return centred / (_nanstd(rewards, dim=0) + TRL_EPSILON)
     if scale == "batch_seq":
@@ -94,8 +108,8 @@ def whiten(values: Float[Tensor, " rows"], weights: Float[Tensor, " rows"]) -> F
     return deviation / torch.sqrt(variance + WHITENING_EPSILON)
 
 
-def _nanstd(values: Tensor, dim: int) -> Tensor:
-    """Return the Bessel-corrected standard deviation over ``dim``, unscorable (nan) rows left out."""
+def _nanstd(values: Tensor, dim: int, correction: int = 1) -> Tensor:
+    """Return the standard deviation over ``dim``, Bessel-corrected by default, unscorable (nan) rows left out."""
     count = (~values.isnan()).sum(dim=dim)
     variance = (values - values.nanmean(dim=dim, keepdim=True)).square().nanmean(dim=dim)
-    return torch.sqrt(variance * (count / (count - 1)))
+    return torch.sqrt(variance * (count / (count - correction)))

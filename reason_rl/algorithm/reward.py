@@ -132,6 +132,16 @@ def total(*rewards: Reward) -> Reward:
     return lambda batch: torch.stack([reward(batch) for reward in rewards]).sum(dim=0)
 
 
+def scaled(factor: float, reward: Reward) -> Reward:
+    """Return a reward times a factor.
+
+    >>> from reason_rl.rollout.batch import example_batch
+    >>> scaled(0.5, correctness())(example_batch([1, 0], [9, 9])).tolist()
+    [0.5, 0.0]
+    """
+    return lambda batch: factor * reward(batch)
+
+
 def load_reward(path: Path, **params: Any) -> Reward:
     """Load ``reward`` from a file of ``rewards/`` and call it with the recipe's parameters.
 

@@ -21,20 +21,25 @@ class SamplingRequest:
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How all rows are sampled; temperature 0 is greedy, top_k 0 is off."""
+    """How all rows are sampled; temperature 0 is greedy, top_k 0 is off, ``stop_ids`` end a completion like its end token."""
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    stop_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One completion: token ids with the end token when it came, and log-probabilities under the sampled distribution."""
+    """One completion: token ids with the end token when it came, and log-probabilities under the sampled distribution.
+
+    The first ``forced`` tokens were put there, and their log-probabilities are those of that choice.
+    """
 
     token_ids: tuple[int, ...]
     logps: tuple[float, ...]
     finish_reason: FinishReason
+    forced: int = 0
 
 
 class Backend(Protocol):

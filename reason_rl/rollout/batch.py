@@ -26,8 +26,10 @@ class RolloutBatch:
         finish_reason: from the sampler, in {stop, length, exit}, [B].
         budget: completion tokens allowed, [B].
         correct: 1 right, 0 wrong, nan unscored, float32 [B].
-        sampling_logps: log-probability of each sampled token, or None.
+        sampling_logps: log-probability of each token under what chose it (the sampler, or the choice of an opening), or None.
+        forced: leading completion tokens that were put there and not sampled, [B], or None when there are none.
         columns: data set columns, each [B].
+        known: what the store knew of each row's problem before this round, by name, float [B], nan = unknown.
         step: optimizer step at sampling; progress: share of the run done, in [0, 1]; policy_version: of the weights.
 
     Raises:
@@ -45,7 +47,9 @@ class RolloutBatch:
     budget: Tensor
     correct: Tensor
     sampling_logps: tuple[tuple[float, ...], ...] | None = None
+    forced: tuple[int, ...] | None = None
     columns: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    known: Mapping[str, Tensor] = field(default_factory=dict)
     step: int = 0
     progress: float = 0.0
     policy_version: int = 0
@@ -54,9 +58,9 @@ class RolloutBatch:
         rows = len(self.problem_id)
         if self.group_size < 1 or rows % self.group_size:
             raise ValueError(f"{rows} rows are not whole groups of {self.group_size}")
-        per_row = {name: getattr(self, name) for name in PER_ROW} | dict(self.columns)
-        if self.sampling_logps is not None:
-            per_row["sampling_logps"] = self.sampling_logps
+        per_row = {name: getattr(self, name) for name in PER_ROW} | dict(self.columns) | dict(self.known)
+        optional = {"sampling_logps": self.sampling_logps, "forced": self.forced}
+        per_row |= {name: value for name, value in optional.items() if value is not None}
         wrong = {name: len(value) for name, value in per_row.items() if len(value) != rows}
         if wrong:
             raise ValueError(f"expected {rows} rows, got {wrong}")
@@ -72,7 +76,12 @@ class RolloutBatch:
     @property
     def groups(self) -> int:
         """How many groups there are."""
-        return len(self.problem_id) // self.group_size
+        return len(self.sizes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Rows of each group [groups]."""
+        return (self.group_size,) * (len(self.problem_id) // self.group_size)
 
 
 def example_batch(
@@ -83,6 +92,7 @@ def example_batch(
     budget: int = 4096,
     group_size: int | None = None,
     columns: Mapping[str, tuple[Any, ...]] | None = None,
+    known: Mapping[str, Sequence[float]] | None = None,
 ) -> RolloutBatch:
     """Return a batch with these verdicts and completion tokens and nothing else, to try a reward on.
 
@@ -93,6 +103,7 @@ def example_batch(
         budget: completion tokens allowed, the same for all rows.
         group_size: rows a problem; all rows are one group when left out.
         columns: data set columns, each [B].
+        known: facts of the store, each [B].
 
     >>> example_batch([1, 0], [20, 64], cut=[False, True], budget=64).truncated.tolist()
     [False, True]
@@ -111,6 +122,7 @@ def example_batch(
         budget=torch.full((rows,), budget),
         correct=torch.tensor(correct, dtype=torch.float32),
         columns=columns or {},
+        known={name: torch.tensor(values) for name, values in (known or {}).items()},
     )
 
 

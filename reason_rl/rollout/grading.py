@@ -44,8 +44,13 @@ class Grader:
         """Return the text of one row of token ids."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
-    def answer_text(self, completion_ids: Sequence[int]) -> str | None:
-        """Return the text after thinking; None when the model should close its thinking and did not."""
+    def answer_text(self, completion_ids: Sequence[int], *, closed: bool = False) -> str | None:
+        """Return the text after thinking; None when the model should close its thinking and did not.
+
+        ``closed``: the prompt has closed it already, and closing it again is an error.
+        """
+        if closed:
+            return None if self.end_think_id in completion_ids else self.decode(completion_ids, skip_special_tokens=True)
         if self.end_think_id is None:
             return self.decode(completion_ids, skip_special_tokens=True)
         if self.end_think_id not in completion_ids:
@@ -53,9 +58,9 @@ class Grader:
         after = list(completion_ids)[self.think_length(completion_ids) :]
         return self.decode(after, skip_special_tokens=True)
 
-    def extracted(self, completion_ids: Sequence[int]) -> str | None:
+    def extracted(self, completion_ids: Sequence[int], *, closed: bool = False) -> str | None:
         """Return the boxed answer given after thinking."""
-        text = self.answer_text(completion_ids)
+        text = self.answer_text(completion_ids, closed=closed)
         return None if text is None else extract_boxed(text)
 
     def grade(
@@ -66,11 +71,17 @@ class Grader:
         budgets: Sequence[int],
         moment: Moment,
         group_size: int,
+        *,
+        closed: bool = False,
     ) -> RolloutBatch:
-        """Build the batch of one round; rows without an answer stay unscored (nan)."""
+        """Build the batch of one round; rows without an answer stay unscored (nan).
+
+        ``closed``: the prompts close the thinking, so the completions are answers and have no think tokens.
+        """
         completions = [sample.token_ids for sample in samples]
         answers = [row.get("answer") for row in rows]
-        verdicts = self.verifier.verify([self.extracted(ids) for ids in completions], [a or "" for a in answers])
+        given = [self.extracted(ids, closed=closed) for ids in completions]
+        verdicts = self.verifier.verify(given, [a or "" for a in answers])
         correct = [float("nan") if a is None else float(v) for a, v in zip(answers, verdicts, strict=True)]
         return RolloutBatch(
             group_size=group_size,
@@ -79,11 +90,12 @@ class Grader:
             completion_ids=tuple(tuple(ids) for ids in completions),
             text=tuple(self.decode(ids) for ids in completions),
             length=torch.tensor([len(ids) for ids in completions]),
-            think_length=torch.tensor([self.think_length(ids) for ids in completions]),
+            think_length=torch.tensor([0 if closed else self.think_length(ids) for ids in completions]),
             finish_reason=tuple(sample.finish_reason for sample in samples),
             budget=torch.tensor(list(budgets)),
             correct=torch.tensor(correct),
             sampling_logps=tuple(tuple(sample.logps) for sample in samples),
+            forced=tuple(sample.forced for sample in samples) if any(sample.forced for sample in samples) else None,
             columns={key: tuple(row[key] for row in rows) for key in rows[0] if key not in OWN_COLUMNS},
             step=moment.step,
             progress=moment.progress,

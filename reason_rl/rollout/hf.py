@@ -106,7 +106,7 @@ class HFBackend:
         lengths = budgets.clone()
         stopped = torch.zeros(len(requests), dtype=torch.bool, device=device)
         cache = chunked_cache(self.model.config.get_text_config().num_hidden_layers)
-        eos = self.eos_token_ids.to(device)
+        eos = torch.tensor([*self.eos_token_ids.tolist(), *options.stop_ids], device=device)
         lanes, logits = self._prefill(requests, cache)
         for step in range(longest):
             drawn, drawn_logps = draw(logits, options, noise[lanes.request, step])

@@ -168,7 +168,7 @@ class VLLMBackend:
                 max_tokens=request.max_tokens,
                 seed=request.seed,
                 logprobs=0,
-                stop_token_ids=self.eos_token_ids,
+                stop_token_ids=[*self.eos_token_ids, *options.stop_ids],
                 detokenize=False,
             )
             for request in requests

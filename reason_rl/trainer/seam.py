@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from reason_rl.algorithm.opening import Opening
 from reason_rl.errors import RunError
 from reason_rl.rollout.backend import Backend, Sample, SamplingOptions, SamplingRequest
 
 
 @dataclass(frozen=True)
 class RowPlan:
-    """What the next rollout round wants of each row: its token budget and its seed."""
+    """What the next rollout round wants of each row: its token budget, its seed, and how it begins.
+
+    Args:
+        budgets: completion tokens allowed, opening included.
+        seeds: seeds of the rows' random streams.
+        openings: what each row begins with, or None for nothing; left out = nothing for all.
+        prompt_ids: what each row goes on from, instead of the tokens of its prompt; None = those of the prompts.
+        stop_ids: tokens that end a completion like its end token.
+        group_size: rows that belong together when they are graded; None = the trainer's.
+        closed: the prompts close the thinking, so that completions are answers.
+    """
 
     budgets: tuple[int, ...]
     seeds: tuple[int, ...]
+    openings: tuple[Opening | None, ...] | None = None
+    prompt_ids: tuple[tuple[int, ...], ...] | None = None
+    stop_ids: tuple[int, ...] = ()
+    group_size: int | None = None
+    closed: bool = False
+
+    def opening(self, row: int) -> Opening | None:
+        """Return what a row begins with."""
+        return self.openings[row] if self.openings is not None else None
+
+
+def put_before(opening: Opening | None, sample: Sample) -> Sample:
+    """Return the sample with its opening, which is part of the completion.
+
+    >>> put_before(Opening((6,), 0.5), Sample((7, 1), (-0.1, -0.2), "stop")).token_ids
+    (6, 7, 1)
+    """
+    if opening is None:
+        return sample
+    ids, logps = (*opening.token_ids, *sample.token_ids), (*opening.logps, *sample.logps)
+    return Sample(ids, logps, sample.finish_reason, len(opening.token_ids))
 
 
 class BackendSeam:
@@ -31,6 +64,7 @@ class BackendSeam:
         self.on_progress = on_progress
         self.version = -1
         self.plan: RowPlan | None = None
+        self.prompt_ids: list[tuple[int, ...]] = []
         self.samples: list[Sample] = []
 
     def sync_weights(self) -> None:
@@ -45,17 +79,28 @@ class BackendSeam:
         plan = self.plan
         if plan is None or len(plan.budgets) != len(prompts):
             raise RunError(f"rollout asked for {len(prompts)} rows without a plan of budgets and seeds")
-        requests = [
-            SamplingRequest(tuple(prompt), budget, seed)
-            for prompt, budget, seed in zip(prompts, plan.budgets, plan.seeds, strict=True)
-        ]
+        self.prompt_ids = [tuple(prompt) for prompt in prompts]
+        requests = [self._request(plan, row) for row in range(len(prompts))]
         if self.backend.version != self.version:
             raise RunError(
                 f"the rollout engine is at policy version {self.backend.version}, the trainer at {self.version}: its "
                 "rollouts would be stale"
             )
-        self.samples = self.backend.generate(requests, self.options, self.on_progress)
-        if len(self.samples) != len(requests):
-            raise RunError(f"the rollout engine returned {len(self.samples)} of {len(requests)} rows")
+        drawn = self.backend.generate(requests, replace(self.options, stop_ids=plan.stop_ids), self.on_progress)
+        if len(drawn) != len(requests):
+            raise RunError(f"the rollout engine returned {len(drawn)} of {len(requests)} rows")
+        self.samples = [put_before(plan.opening(row), sample) for row, sample in enumerate(drawn)]
         completion_ids = [list(sample.token_ids) for sample in self.samples]
-        return None, completion_ids, [[[logp] for logp in sample.logps] for sample in self.samples], None
+        return None, completion_ids, [_sampler_logps(sample) for sample in self.samples], None
+
+    def _request(self, plan: RowPlan, row: int) -> SamplingRequest:
+        opening = plan.opening(row)
+        put = opening.token_ids if opening is not None else ()
+        if plan.budgets[row] <= len(put):
+            raise RunError(f"a budget of {plan.budgets[row]} tokens leaves no room after an opening of {len(put)}")
+        return SamplingRequest((*self.prompt_ids[row], *put), plan.budgets[row] - len(put), plan.seeds[row])
+
+
+def _sampler_logps(sample: Sample) -> list[list[float]]:
+    """Return a log-probability a token as vLLM would; nan, which TRL does not correct, where nothing was sampled."""
+    return [[math.nan if place < sample.forced else logp] for place, logp in enumerate(sample.logps)]

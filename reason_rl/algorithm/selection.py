@@ -1,0 +1,109 @@
+"""Parts of a group: which rollouts are learned from, halves that are compared, weights by difficulty."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Select = Literal["all", "shortest", "token_efficiency"]
+Rows = Float[Tensor, " rows"]
+LEAD_WEIGHT = (0.4, 1.1, 10.0, 0.75)  # floor, height, steepness, middle
+
+
+def selected(
+    rewards: Rows, lengths: Rows, group_size: int, select: Select, rows_kept: int
+) -> Bool[Tensor, " rows"]:
+    """Return which rollouts of each group are learned from: the ``rows_kept`` best by a metric, ties by position.
+
+    - ``shortest``: the fewest completion tokens
+    - ``token_efficiency``: the largest ``(r - min(0, lowest r of the batch)) / L``; the shift (our choice) keeps short failures
+      from losing to long ones where rewards are negative
+
+    Args:
+        rewards: [rows], groups of ``group_size`` consecutive rows; unscored (nan) rows are never selected.
+        lengths: completion tokens, [rows].
+        group_size: rows a problem.
+        select: metric; ``all`` keeps every row.
+        rows_kept: rows kept of a group; as many as there are or more = all.
+
+    Raises:
+        ValueError: for an unknown metric.
+
+    >>> rewards = torch.tensor([1.0, 1, 1, 1, 0, 0, 0, 0])
+    >>> lengths = torch.tensor([900.0, 1500, 2600, 4000, 300, 1200, 2000, 5000])
+    >>> selected(rewards, lengths, 8, "shortest", 4).nonzero().flatten().tolist()
+    [0, 1, 4, 5]
+
+    Source: GFPO (arXiv 2508.09726) section 3.
+    """
+    scored = ~rewards.isnan()
+    if select == "all":
+        return scored
+    if select == "shortest":
+        metric = lengths
+    elif select == "token_efficiency":
+        metric = -(rewards - min(0.0, float(rewards[scored].min()) if scored.any() else 0.0)) / lengths.clamp(min=1)
+    else:
+        raise ValueError(f"unknown selection {select!r}")
+    ranked = torch.where(scored, metric, torch.inf).view(-1, group_size)
+    order = ranked.argsort(dim=1, stable=True)
+    chosen = torch.zeros_like(ranked, dtype=torch.bool)
+    chosen.scatter_(1, order[:, :rows_kept], torch.ones_like(order[:, :rows_kept], dtype=torch.bool))
+    return chosen.flatten() & scored
+
+
+def halves(rewards: Rows, lengths: Rows, group_size: int, alpha: float, mu: float) -> Rows:
+    """Return CANON's advantages: each rollout against the other half of its group by length, and against its own.
+
+    The short half are the ``G // 2`` shortest (ties by position), m_s and m_l the mean rewards of both halves:
+    ``A = mu inter + (1 - mu) intra``; inter: short ``r - alpha m_l``, long ``alpha r - m_s``; intra: r less the mean of its own
+    half. ``alpha = 1, mu = 0.5`` is the group mean as baseline for an even G.
+
+    Args:
+        rewards: [rows], groups of ``group_size`` consecutive rows; unscored (nan) rows get 0 and are left out of means.
+        lengths: completion tokens, [rows].
+        group_size: rows a problem.
+        alpha: below 1 the long half counts less: a pull towards short answers.
+        mu: weight of the comparison between the halves.
+
+    >>> rewards = torch.tensor([1.0, 1, 0, 1, 0, 0, 1, 0])
+    >>> [round(a, 3) for a in halves(rewards, torch.arange(8.0), 8, alpha=0.9, mu=1.0).tolist()]
+    [0.775, 0.775, -0.225, 0.775, -0.75, -0.75, 0.15, -0.75]
+
+    Source: CANON (arXiv 2509.23962); its entropy metric and its schedules of mu are not here.
+    """
+    r, tokens = rewards.view(-1, group_size), lengths.view(-1, group_size)
+    rank = tokens.argsort(dim=1, stable=True).argsort(dim=1)
+    short = rank < group_size // 2
+    mean_short, mean_long = (
+        torch.where(part, r, torch.nan).nanmean(dim=1, keepdim=True).nan_to_num() for part in (short, ~short)
+    )
+    inter = torch.where(short, r - alpha * mean_long, alpha * r - mean_short)
+    intra = r - torch.where(short, mean_short, mean_long)
+    return (mu * inter + (1 - mu) * intra).nan_to_num(nan=0.0).flatten()
+
+
+def difficulty_weight(advantages: Rows, correct: Rows, group_size: int) -> Rows:
+    """Return advantages weighted by difficulty: positive ones by ``w(p)``, negative ones by ``w(1 - p)``, p the share right.
+
+    ``w(x) = 0.4 + 1.1 / (1 + exp(10 (x - 0.75)))``: what is rarely right counts more when right, what is mostly right counts
+    more when wrong.
+
+    Args:
+        advantages: [rows].
+        correct: 1 right, 0 wrong, nan unscored, [rows], groups of ``group_size`` consecutive rows.
+        group_size: rows a problem.
+
+    >>> a = torch.tensor([0.549958, 0.498751, 0.450041, -1.49875])
+    >>> [round(x, 4) for x in difficulty_weight(a, torch.tensor([1.0, 1, 1, 0]), 4).tolist()]
+    [0.5225, 0.4738, 0.4275, -2.2371]
+
+    Source: GRPO-LEAD (arXiv 2504.09696) section 3.3.
+    """
+    share = correct.view(-1, group_size).nanmean(dim=1).nan_to_num().repeat_interleave(group_size)
+    floor, height, steepness, middle = LEAD_WEIGHT
+    x = torch.where(advantages > 0, share, 1 - share)
+    return advantages * (floor + height / (1 + torch.exp(steepness * (x - middle))))
