@@ -38,6 +38,7 @@ class Engine(enum.StrEnum):
 
     hf = "hf"
     vllm = "vllm"
+    openai = "openai"
 
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")]
@@ -159,13 +160,25 @@ def evaluate(
     cap: Annotated[int | None, typer.Option(min=1, help="Completion tokens; longer ones count as wrong.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many problems only.")] = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows decoded together (suites only).")] = 64,
+    url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, up to /v1 (engine openai).")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time (engine openai).")] = 16,
+    requests_per_minute: Annotated[float | None, typer.Option(min=0.1, help="Pace of requests (engine openai).")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Model whose tokenizer counts what the server does not (engine openai).")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where the rows go: a file, for several suites a folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on a recipe's eval problems or on suites; an interrupted evaluation goes on where it was."""
     from reason_rl.evaluate.suites import EvalChanges, evaluate_recipe, evaluate_suites, is_recipe
+    from reason_rl.rollout.endpoint import Endpoint
 
-    changes = EvalChanges(samples, cap, limit, engine.value, batch_rows)
+    if (engine is Engine.openai) != (url is not None):
+        raise RecipeError("eval: --engine openai and --url belong together; give both or neither")
+    if url is not None and (adapter is not None or is_recipe(what)):
+        raise RecipeError("eval: --url evaluates suites, with the adapter that the server has loaded")
+    endpoint = Endpoint(url, model or "", concurrency, requests_per_minute) if url else None
+    changes = EvalChanges(samples, cap, limit, engine.value, batch_rows, endpoint, tokenizer)
     if is_recipe(what):
         results = {what: evaluate_recipe(what, overrides or [], Path(model) if model else None, changes, out)}
     elif model is None:
@@ -291,6 +304,33 @@ def schema(as_json: AsJson = True) -> None:
     # Required keys may come from the file that is extended.
     value.pop("required", None)
     emit(value, True)
+
+
+@app.command()
+def difficulty(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    samples: Annotated[int, typer.Option(min=1, help="Completions a problem.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many training problems only.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The table; default: difficulty.jsonl in the output folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how often the start model solves each training problem; recipes read the table (difficulty.table)."""
+    from reason_rl.evaluate.difficulty import measure_difficulty
+
+    loaded = load(recipe, overrides)
+    path = out or Path(loaded.recipe.output) / "difficulty.jsonl"
+    table = measure_difficulty(loaded.recipe, path, samples=samples, limit=limit)
+    rates = [entry.pass_rate for entry in table.values()]
+    figures = {
+        "table": str(path),
+        "problems": len(rates),
+        "pass_rate": sum(rates) / len(rates),
+        "never_right": rates.count(0.0),
+        "always_right": rates.count(1.0),
+    }
+    line = f"{len(rates)} problems, {figures['pass_rate']:.1%} right, {rates.count(0.0)} never, {rates.count(1.0)} always"
+    emit(figures, as_json, f"{path}: {line}")
 
 
 @recipes_app.command("ls")

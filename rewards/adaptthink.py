@@ -3,7 +3,7 @@
 R_ref is the starting model's accuracy on the problem, from ``algorithm.reference``. It is its own baseline: use it with
 ``advantage: {baseline: none, scale: none}``; ``group_mean`` is the paper's ablation, in which R_ref cancels.
 
-Source: AdaptThink (arXiv 2505.13417) eq. 7; delta 0.05 of section 4.1.
+Source: AdaptThink (arXiv 2505.13417) eq. 7; delta 0.05 is the paper's main setting.
 
 >>> from dataclasses import replace
 >>> import torch

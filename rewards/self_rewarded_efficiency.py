@@ -3,7 +3,7 @@
 p is the group's share right: where the problem is hard, length counts less (``dynamic``). Cut rollouts count as wrong. An
 approximation: the idea is the paper's, the formula is ours, for the paper's was not at hand.
 
-Source: Self-Rewarded Efficiency RL (arXiv 2506.15647), abstract.
+Source: Self-Rewarded Efficiency RL (arXiv 2506.15647), abstract; the section with the formula was not at hand.
 
 >>> from reason_rl.rollout.batch import example_batch
 >>> values = reward(dynamic=False)(example_batch(correct=[1, 1, 1, 0], length=[1000, 2000, 3000, 4000]))

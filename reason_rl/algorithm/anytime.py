@@ -3,7 +3,7 @@
 Shapes: q questions, g traces each, m budgets in think tokens, n summaries of each (trace, budget). Segment ``s`` of a
 trace holds the think tokens after budget ``s - 1`` up to budget ``s``.
 
-Source: AnytimeReasoner (arXiv 2505.13438) section 2 and eq. 6-9; its released code normalises nothing by a standard
+Source: AnytimeReasoner (arXiv 2505.13438) eq. 4-9; its released code normalises nothing by a standard
 deviation either.
 """
 
@@ -33,7 +33,7 @@ def prior_weights(prior: Prior, budgets: Sequence[int]) -> Float[Tensor, " m"]:
     >>> [round(p, 1) for p in prior_weights("linear", [2000, 4000, 6000, 8000]).tolist()]
     [0.1, 0.2, 0.3, 0.4]
 
-    Source: AnytimeReasoner (arXiv 2505.13438) section 3.1.
+    Source: AnytimeReasoner (arXiv 2505.13438), its three budget priors.
     """
     if not budgets or list(budgets) != sorted(set(budgets)) or budgets[0] <= 0:
         raise RecipeError(f"algorithm.summaries.budgets: {list(budgets)} do not grow from above 0")

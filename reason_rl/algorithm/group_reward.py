@@ -156,7 +156,7 @@ def difficulty_budget(max_tokens: int) -> Reward:
         lengths, right = in_groups(batch)
         share = right.float().mean(dim=1, keepdim=True)
         budget = share * right_mean(lengths, right) + (1 - share) * max_tokens
-        over = (lengths - budget) / budget
+        over = (lengths - budget) / budget.clamp(min=1.0)
         values = torch.where(right, (0.5 - 0.5 * over).clamp(min=0.1), (0.9 * over - 0.1).clamp(max=-0.1))
         return unscored_stay(values, batch)
 

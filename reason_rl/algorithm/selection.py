@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from reason_rl.rollout.batch import RolloutBatch
 
 Select = Literal["all", "shortest", "token_efficiency"]
 Rows = Float[Tensor, " rows"]
@@ -14,20 +17,20 @@ LEAD_WEIGHT = (0.4, 1.1, 10.0, 0.75)  # floor, height, steepness, middle
 
 
 def selected(
-    rewards: Rows, lengths: Rows, group_size: int, select: Select, rows_kept: int
+    rewards: Rows, lengths: Rows, group_size: int, select: Select, rows_kept: int | Int[Tensor, " groups"]
 ) -> Bool[Tensor, " rows"]:
     """Return which rollouts of each group are learned from: the ``rows_kept`` best by a metric, ties by position.
 
     - ``shortest``: the fewest completion tokens
-    - ``token_efficiency``: the largest ``(r - min(0, lowest r of the batch)) / L``; the shift (our choice) keeps short failures
-      from losing to long ones where rewards are negative
+    - ``token_efficiency``: the largest ``(r - min(0, lowest r of the batch)) / L``; the shift (our choice) keeps short
+      failures from losing to long ones where rewards are negative
 
     Args:
         rewards: [rows], groups of ``group_size`` consecutive rows; unscored (nan) rows are never selected.
         lengths: completion tokens, [rows].
         group_size: rows a problem.
         select: metric; ``all`` keeps every row.
-        rows_kept: rows kept of a group; as many as there are or more = all.
+        rows_kept: rows kept of a group, one number or one a group [groups]; as many as there are or more = all.
 
     Raises:
         ValueError: for an unknown metric.
@@ -49,40 +52,66 @@ def selected(
     else:
         raise ValueError(f"unknown selection {select!r}")
     ranked = torch.where(scored, metric, torch.inf).view(-1, group_size)
-    order = ranked.argsort(dim=1, stable=True)
-    chosen = torch.zeros_like(ranked, dtype=torch.bool)
-    chosen.scatter_(1, order[:, :rows_kept], torch.ones_like(order[:, :rows_kept], dtype=torch.bool))
-    return chosen.flatten() & scored
+    rank = ranked.argsort(dim=1, stable=True).argsort(dim=1)
+    return (rank < torch.as_tensor(rows_kept).view(-1, 1)).flatten() & scored
 
 
-def halves(rewards: Rows, lengths: Rows, group_size: int, alpha: float, mu: float) -> Rows:
-    """Return CANON's advantages: each rollout against the other half of its group by length, and against its own.
+def surprise(batch: RolloutBatch) -> Rows:
+    """Return the mean of ``-log p`` over the tokens of each completion, in nats a token, 0 for an empty one.
 
-    The short half are the ``G // 2`` shortest (ties by position), m_s and m_l the mean rewards of both halves:
-    ``A = mu inter + (1 - mu) intra``; inter: short ``r - alpha m_l``, long ``alpha r - m_s``; intra: r less the mean of its own
-    half. ``alpha = 1, mu = 0.5`` is the group mean as baseline for an even G.
+    An estimate of the mean token entropy from what was sampled, at the sampling temperature (our choice: exact entropies
+    would need the whole distributions).
+
+    Raises:
+        ValueError: when the sampler gave no log-probabilities.
+
+    >>> from dataclasses import replace
+    >>> from reason_rl.rollout.batch import example_batch
+    >>> batch = replace(example_batch([1, 0], [2, 1]), sampling_logps=((-0.5, -1.5), (0.0,)))
+    >>> surprise(batch).tolist()
+    [1.0, 0.0]
+    """
+    if batch.sampling_logps is None:
+        raise ValueError("surprise needs the sampler's log-probabilities")
+    return torch.tensor([-math.fsum(logps) / max(len(logps), 1) + 0.0 for logps in batch.sampling_logps])
+
+
+def halves(
+    rewards: Rows,
+    metric: Rows,
+    group_size: int,
+    alpha: float,
+    mu: float,
+    alpha_on: Literal["high", "low"] = "high",
+) -> Rows:
+    """Return CANON's advantages: each rollout against the other half of its group by a metric, and against its own.
+
+    By length, the short half are the ``G // 2`` shortest (ties by position), m_s and m_l the mean rewards of both halves:
+    ``A = mu inter + (1 - mu) intra``; inter: short ``r - alpha m_l``, long ``alpha r - m_s``; intra: r less the mean of its
+    own half. ``alpha = 1, mu = 0.5`` is the group mean as baseline for an even G.
 
     Args:
         rewards: [rows], groups of ``group_size`` consecutive rows; unscored (nan) rows get 0 and are left out of means.
-        lengths: completion tokens, [rows].
+        metric: completion tokens, or anything else that splits the groups, [rows].
         group_size: rows a problem.
         alpha: below 1 the long half counts less: a pull towards short answers.
         mu: weight of the comparison between the halves.
+        alpha_on: the half that counts less: high for lengths; the released code has low for entropy.
 
     >>> rewards = torch.tensor([1.0, 1, 0, 1, 0, 0, 1, 0])
     >>> [round(a, 3) for a in halves(rewards, torch.arange(8.0), 8, alpha=0.9, mu=1.0).tolist()]
     [0.775, 0.775, -0.225, 0.775, -0.75, -0.75, 0.15, -0.75]
 
-    Source: CANON (arXiv 2509.23962); its entropy metric and its schedules of mu are not here.
+    Source: CANON (arXiv 2509.23962).
     """
-    r, tokens = rewards.view(-1, group_size), lengths.view(-1, group_size)
-    rank = tokens.argsort(dim=1, stable=True).argsort(dim=1)
-    short = rank < group_size // 2
-    mean_short, mean_long = (
-        torch.where(part, r, torch.nan).nanmean(dim=1, keepdim=True).nan_to_num() for part in (short, ~short)
+    r = rewards.view(-1, group_size)
+    low = metric.view(-1, group_size).argsort(dim=1, stable=True).argsort(dim=1) < group_size // 2
+    mean_low, mean_high = (
+        torch.where(part, r, torch.nan).nanmean(dim=1, keepdim=True).nan_to_num() for part in (low, ~low)
     )
-    inter = torch.where(short, r - alpha * mean_long, alpha * r - mean_short)
-    intra = r - torch.where(short, mean_short, mean_long)
+    weight_low, weight_high = (1.0, alpha) if alpha_on == "high" else (alpha, 1.0)
+    inter = torch.where(low, weight_low * r - weight_high * mean_high, weight_high * r - weight_low * mean_low)
+    intra = r - torch.where(low, mean_low, mean_high)
     return (mu * inter + (1 - mu) * intra).nan_to_num(nan=0.0).flatten()
 
 

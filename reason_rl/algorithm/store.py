@@ -254,6 +254,8 @@ def to_json(store: Store) -> dict[str, Any]:
 
 def from_json(saved: Mapping[str, Any]) -> Store:
     """Return the store that :func:`to_json` wrote."""
-    histories = {name: History(**{**h, "recent_right": tuple(h["recent_right"])}) for name, h in saved["histories"].items()}
+    histories = {
+        name: History(**{**h, "recent_right": tuple(h["recent_right"])}) for name, h in saved["histories"].items()
+    }
     references = {name: Reference(**reference) for name, reference in saved["references"].items()}
     return Store(saved["generation"], histories, references, dict(saved["states"]))

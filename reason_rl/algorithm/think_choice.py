@@ -23,7 +23,7 @@ def no_think(batch: RolloutBatch) -> Bool[Tensor, " rows"]:
     >>> no_think(replace(example_batch([1, 1], [20, 30]), think_length=torch.tensor([1, 24]))).tolist()
     [True, False]
 
-    Source: AdaptThink (arXiv 2505.13417) section 3; the released code looks at the text of the answer.
+    Source: AdaptThink (arXiv 2505.13417); its released code looks at the text, which must begin with the end-of-think token.
     """
     return (batch.think_length == 1) & (batch.length > 1)
 
@@ -43,26 +43,25 @@ def no_think_bonus(delta: float) -> Reward:
 def minus_reference() -> Reward:
     """Return ``-R_ref``, minus the accuracy of the starting model on the row's problem (unit: none).
 
-    Reads the column ``reference_accuracy``, which ``algorithm.reference`` fills.
-
     Raises:
         RecipeError: when an accuracy is missing; 0 in its place would reward everything.
 
     >>> from reason_rl.rollout.batch import example_batch
-    >>> minus_reference()(example_batch([1], [20], columns={"reference_accuracy": (0.75,)})).tolist()
+    >>> minus_reference()(example_batch([1], [20], known={"reference_accuracy": [0.75]})).tolist()
     [-0.75]
 
     Source: AdaptThink (arXiv 2505.13417) eq. 5 and 7.
     """
 
     def reward(batch: RolloutBatch) -> Rows:
-        known = batch.columns.get(REFERENCE, (None,) * len(batch.problem_id))
-        missing = sorted({name for name, value in zip(batch.problem_id, known, strict=True) if value is None})
+        known = batch.known.get(REFERENCE, torch.full((len(batch.problem_id),), torch.nan))
+        rows = zip(batch.problem_id, known.isnan().tolist(), strict=True)
+        missing = sorted({name for name, unknown in rows if unknown})
         if missing:
             raise RecipeError(
-                f"no reference accuracy of {len(missing)} problems ({', '.join(missing[:3])} ...); set "
-                "algorithm.reference, which measures the starting model before training"
+                f"no reference accuracy of {len(missing)} problems ({', '.join(missing[:3])} ...); reason-rl difficulty "
+                "measures the starting model and writes the table that algorithm.difficulty names"
             )
-        return -torch.tensor(known, dtype=torch.float32)
+        return -known
 
     return reward

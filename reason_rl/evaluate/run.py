@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reason_rl.answer.verify import make_verifier
 from reason_rl.evaluate.records import EvalRow, append_rows, part_of, start_rows
@@ -21,6 +21,8 @@ from reason_rl.rollout.grading import Grader
 if TYPE_CHECKING:
     from reason_rl.recipe.schema import Recipe
 
+OnProgress: TypeAlias = Callable[[int, int], None]
+SampleSome: TypeAlias = Callable[[Sequence[Problem], OnProgress | None], list[EvalRow]]
 PIECE_BATCHES = 2  # of max_batch_rows; what an interruption loses at most
 
 
@@ -42,7 +44,7 @@ def evaluate_model(
     problems: Sequence[Problem],
     prompts: Sequence[tuple[int, ...]],
     options: EvalOptions,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[EvalRow]:
     """Sample and grade ``options.samples`` completions a problem; a completion cut at the cap counts as wrong."""
     requests, owners = [], []
@@ -90,7 +92,7 @@ def evaluate(
     recipe: Recipe,
     folder: Path | None,
     out: Path,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
     engine: Any = None,
 ) -> list[EvalRow]:
     """Evaluate the recipe's model, or the trained one in ``folder``, on the recipe's ``eval`` problems.
@@ -106,12 +108,35 @@ def evaluate(
     assert section is not None
     options = EvalOptions(**section.model_dump(include=set(EvalOptions.__dataclass_fields__)))
     problems = load_problems(section.data)[: section.limit]
-    rows = start_rows(out, _header(recipe, folder, len(problems)))
+    header = make_header(recipe, str(folder or recipe.model.path), len(problems), recipe.rollout.engine)
+    size = PIECE_BATCHES * recipe.rollout.max_batch_rows
+    return complete_rows(out, header, problems, size, _sampler(recipe, folder, problems, options, engine), on_progress)
+
+
+def complete_rows(
+    out: Path,
+    header: dict[str, Any],
+    problems: Sequence[Problem],
+    piece_rows: int,
+    opened: AbstractContextManager[SampleSome],
+    on_progress: OnProgress | None = None,
+) -> list[EvalRow]:
+    """Return all rows of an evaluation: those in ``out`` as they are, the missing ones sampled and written.
+
+    Args:
+        out: the rows' file.
+        header: what makes the evaluation; rows under another header are refused.
+        problems: all of them.
+        piece_rows: completions between two writes.
+        opened: loads what sampling needs, entered only when something is missing.
+        on_progress: ``(rows done, rows)`` of a piece.
+    """
+    rows = start_rows(out, header)
     done = {row.problem_id for row in rows}
     missing = [problem for problem in problems if problem.id not in done]
     if missing:
-        with _sampler(recipe, folder, problems, options, engine) as sample:
-            size = max(1, PIECE_BATCHES * recipe.rollout.max_batch_rows // options.samples)
+        with opened as sample:
+            size = max(1, piece_rows // header["samples"])
             for start in range(0, len(missing), size):
                 new = sample(missing[start : start + size], on_progress)
                 append_rows(out, new)
@@ -124,7 +149,7 @@ def evaluate(
 @contextmanager
 def _sampler(
     recipe: Recipe, folder: Path | None, problems: Sequence[Problem], options: EvalOptions, engine: Any
-) -> Iterator[Callable[..., list[EvalRow]]]:
+) -> Iterator[SampleSome]:
     """Load what an evaluation needs and yield the function that samples and grades some of the problems."""
     tokenizer = load_tokenizer(recipe.model)
     prompts = render_prompts(problems, tokenizer, recipe.prompt)
@@ -140,14 +165,16 @@ def _sampler(
         )
 
 
-def _header(recipe: Recipe, folder: Path | None, problems: int) -> dict[str, Any]:
+def make_header(recipe: Recipe, model: str, problems: int, engine: str, **more: Any) -> dict[str, Any]:
+    """Return the first line of an evaluation's file: everything that its rows depend on."""
     assert recipe.eval is not None
     return {
-        "model": str(folder or recipe.model.path),
+        "model": model,
         "problems": problems,
         "data": recipe.eval.data.model_dump(exclude_none=True),
         "prompt": recipe.prompt.model_dump(),
         "verify": recipe.answer.verify,
-        "engine": recipe.rollout.engine,
+        "engine": engine,
         **recipe.eval.model_dump(exclude={"data", "label_errors"}),
+        **more,
     }

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reason_rl.errors import RecipeError
+from reason_rl.evaluate.endpoint import evaluate_endpoint
 from reason_rl.evaluate.metrics import summarise
+from reason_rl.evaluate.records import EvalRow
 from reason_rl.evaluate.run import evaluate
 from reason_rl.models import load_tokenizer
 from reason_rl.recipe.load import load_recipe
 from reason_rl.recipe.schema import EvalSection, ModelSection, Recipe, RolloutSection
 from reason_rl.recipe.suite import load_suite, shipped_suites
+from reason_rl.rollout.endpoint import Endpoint
 
 END_THINK = "</think>"
 
@@ -25,8 +28,10 @@ class EvalChanges:
     samples: int | None = None
     max_tokens: int | None = None
     limit: int | None = None
-    engine: Literal["hf", "vllm"] = "hf"
+    engine: Literal["hf", "vllm", "openai"] = "hf"
     batch_rows: int = 64
+    endpoint: Endpoint | None = None
+    tokenizer: str | None = None
 
     def fields(self) -> dict[str, int]:
         """Return the changed fields of the eval section."""
@@ -44,14 +49,18 @@ def suite_recipe(name: str, model: str, output: Path, options: EvalChanges) -> R
     """
     suite = load_suite(name).suite
     spec = ModelSection(path=model)
-    thinks = END_THINK in load_tokenizer(spec).get_vocab()
+    rollout = RolloutSection(max_batch_rows=options.batch_rows)
+    if options.engine != "openai":
+        thinks = END_THINK in load_tokenizer(spec).get_vocab()
+        spec = spec.model_copy(update={"end_think_token": END_THINK if thinks else None})
+        rollout = RolloutSection(engine=options.engine, max_batch_rows=options.batch_rows)
     return Recipe(
         output=str(output),
-        model=spec.model_copy(update={"end_think_token": END_THINK if thinks else None}),
+        model=spec,
         prompt=suite.prompt,
         answer=suite.answer,
         eval=EvalSection.model_validate({**suite.eval.model_dump(), **options.fields()}),
-        rollout=RolloutSection(engine=options.engine, max_batch_rows=options.batch_rows),
+        rollout=rollout,
     )
 
 
@@ -86,6 +95,12 @@ def evaluate_suites(
     # All suites are looked up before the first is run.
     recipes = {name: suite_recipe(name, model, folder, changes) for name in names}
     return {
-        name: {"rows": str(targets[name]), **summarise(evaluate(recipe, adapter, targets[name]))}
+        name: {"rows": str(targets[name]), **summarise(_evaluated(recipe, adapter, changes, targets[name]))}
         for name, recipe in recipes.items()
     }
+
+
+def _evaluated(recipe: Recipe, adapter: Path | None, changes: EvalChanges, out: Path) -> list[EvalRow]:
+    if changes.endpoint is None:
+        return evaluate(recipe, adapter, out)
+    return evaluate_endpoint(recipe, changes.endpoint, changes.tokenizer, out)

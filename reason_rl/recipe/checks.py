@@ -11,6 +11,7 @@ from typing import Any
 from reason_rl.content import find_content
 from reason_rl.errors import RecipeError
 from reason_rl.recipe.fields import problems
+from reason_rl.recipe.method_checks import check_methods, check_scale
 from reason_rl.recipe.schema import Recipe, RewardSpec
 
 Complaint = tuple[tuple[str, ...], str]
@@ -36,6 +37,8 @@ def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
         return
     yield from _batch_shape(recipe)
     yield from _sampling(recipe)
+    yield from _advantage(recipe)
+    yield from check_methods(recipe, int({**TRL_DEFAULTS, **recipe.trainer}["num_generations"]))
     yield from _reward(recipe, folder)
 
 
@@ -86,6 +89,33 @@ def _sampling(recipe: Recipe) -> Iterator[Complaint]:
         )
 
 
+def _advantage(recipe: Recipe) -> Iterator[Complaint]:
+    assert recipe.algorithm is not None
+    rule, key = recipe.algorithm.advantage, ("algorithm", "advantage")
+    group = {**TRL_DEFAULTS, **recipe.trainer}["num_generations"]
+    counts = [count for count in (rule.select_rows, rule.select_by_difficulty) if count is not None]
+    if len(counts) != (rule.select != "all"):
+        yield (
+            (*key, "select_rows"),
+            "select: shortest or token_efficiency goes together with either select_rows or select_by_difficulty",
+        )
+    elif rule.select_by_difficulty is not None and min(rule.select_by_difficulty) >= group:
+        yield (*key, "select_by_difficulty"), f"selects nothing of {group} rollouts a problem; name fewer"
+    elif rule.select_rows is not None and rule.select_rows >= group:
+        yield (*key, "select_rows"), f"{rule.select_rows} of {group} rollouts a problem selects nothing; name fewer"
+    if rule.baseline == "halves":
+        if rule.scale != "none":
+            yield (*key, "scale"), f"{rule.scale} is not for baseline halves, which is not scaled; use none"
+        if rule.correct_bonus:
+            yield (*key, "correct_bonus"), "is not for baseline halves"
+        if rule.select != "all":
+            yield (*key, "select"), f"{rule.select} leaves no halves of a group to compare; use all"
+    else:
+        for name, neutral in (("long_half_weight", 1.0), ("between_halves", 0.5), ("halves_by", "length")):
+            if getattr(rule, name) != neutral:
+                yield (*key, name), f"is for baseline halves only, not {rule.baseline}"
+
+
 def _reward(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
     algorithm = recipe.algorithm
     assert algorithm is not None
@@ -96,6 +126,9 @@ def _reward(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
         yield ("algorithm", "reward", "file"), str(error)
         return
     yield from _reward_parameters(algorithm.reward, path, tree)
+    if _declares(tree, "CANCELLED_BY_GROUP_STD"):
+        group = int({**TRL_DEFAULTS, **recipe.trainer}["num_generations"])
+        yield from check_scale(recipe, rows_per_generation(recipe.trainer) // group, path.name)
     if algorithm.overlong == "mask" and _declares(tree, "TRUNCATION_PENALTY"):
         yield (
             ("algorithm", "overlong"),

@@ -23,7 +23,7 @@ def plan(recipe: Recipe, config: Mapping[str, Any] | None, processes: int = 1) -
     updates = updates_per_generation(recipe.trainer)
     groups = rows * processes // trainer["num_generations"]
     steps = trainer.get("max_steps")
-    budget = recipe.algorithm.budget.tokens
+    budget = recipe.algorithm.budget.longest
     problems = getattr(recipe.data, "count", None)
     figures: dict[str, Any] = {
         "rows_per_generation": rows * processes,

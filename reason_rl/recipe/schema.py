@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr, model_validator
+
+from reason_rl.recipe.method_specs import OpeningSpec, PricesSpec, ReferenceSpec, SummariesSpec, VariantName
+from reason_rl.recipe.policies import STRICT, BudgetSpec, CurriculumSpec, DifficultySection, TargetsSpec
 
 SHA256 = r"^[0-9a-f]{64}$"
 
@@ -33,7 +36,7 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 class Section(BaseModel):
     """Base of all sections: unknown keys fail, values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = STRICT
 
 
 class ModelSection(Section):
@@ -144,13 +147,36 @@ class GymData(Section):
 Data = Annotated[WorldData | JsonlData | HubData | GymData, Field(discriminator="use")]
 
 
+class TargetTokensSpec(Section):
+    """The range that the length asked for is drawn from, uniformly and once a problem; low = high asks all for the same."""
+
+    low: int = Field(gt=0)
+    """Fewest completion tokens."""
+    high: int = Field(gt=0)
+    """Most completion tokens."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
+
+
 class PromptSection(Section):
     """How a problem becomes a chat message."""
 
     template: str = "{prompt}"
-    """The user's message; {prompt} is the problem."""
+    """The user's message; {prompt} is the problem, {tokens} the length asked for."""
     system: str | None = None
     """The system message."""
+    target_tokens: TargetTokensSpec | None = None
+    """Ask for a length: a number of completion tokens, in place of {tokens}."""
+    variants: dict[VariantName, str] = {}
+    """Texts that end the user's message, by name: each training problem is asked once with each of them."""
+    plain_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the problems that are also asked without any (the variant "plain")."""
+    ask: VariantName | None = None
+    """The variant that evaluation asks for; null = none of them."""
 
 
 class AnswerSection(Section):
@@ -174,14 +200,6 @@ class RewardSpec(BaseModel):
         return dict(self.model_extra or {})
 
 
-class FixedBudgetSpec(Section):
-    """The same cap for every rollout."""
-
-    use: Literal["fixed"] = "fixed"
-    tokens: int = Field(gt=0)
-    """Completion tokens a rollout may use."""
-
-
 class FilterSpec(Section):
     """Which groups are trained on."""
 
@@ -198,12 +216,27 @@ class FilterSpec(Section):
 class AdvantageSpec(Section):
     """How rewards become advantages."""
 
-    baseline: Literal["group_mean", "none"] = "group_mean"
-    """What is subtracted."""
-    scale: Literal["group_std", "batch_std_rewards", "batch_seq", "batch_token", "none"] = "group_std"
+    baseline: Literal["group_mean", "boundary", "halves", "none"] = "group_mean"
+    """What is subtracted; boundary: never more from a right reward than the smallest right one; halves: short against long."""
+    scale: Literal["group_std", "group_std_population", "batch_std_rewards", "batch_seq", "batch_token", "none"] = "group_std"
     """What the result is divided by."""
     correct_bonus: float = 0.0
     """Added to right answers after scaling."""
+    select: Literal["all", "shortest", "token_efficiency"] = "all"
+    """Which rollouts of a group are learned from; the others get advantage 0."""
+    select_rows: int | None = Field(default=None, gt=0)
+    """How many rollouts of a group are selected (select other than all)."""
+    select_by_difficulty: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] | None = None
+    """Instead of select_rows: how many in each quarter of the problems seen so far, by share right, the hardest first."""
+    halves_by: Literal["length", "surprise"] = "length"
+    """What splits a group (baseline halves): completion tokens, or the mean of -log p, an estimate of the entropy."""
+    long_half_weight: float = Field(default=1.0, gt=0, le=1)
+    """How much the long half counts against the short one, or the less surprising against the other (baseline halves)."""
+    between_halves: Annotated[float, Field(ge=0, le=1)] | Literal["accuracy", "error"] = 0.5
+    """Weight of the comparison between halves, against that within each; accuracy: the mean reward of the batch; error: one
+    minus that (baseline halves)."""
+    difficulty_weight: bool = False
+    """Weigh right answers to hard problems and wrong ones to easy problems more."""
 
 
 class KlSpec(Section):
@@ -220,8 +253,12 @@ class AlgorithmSection(Section):
 
     reward: RewardSpec = RewardSpec()
     """What is rewarded."""
-    budget: FixedBudgetSpec
+    budget: BudgetSpec
     """How many tokens each rollout may use."""
+    targets: TargetsSpec | None = None
+    """Target lengths by difficulty, measured again and again."""
+    curriculum: CurriculumSpec | None = None
+    """Which problems are drawn; absent = all alike, one after another."""
     filter: FilterSpec = FilterSpec()
     """Which groups are trained on."""
     advantage: AdvantageSpec = AdvantageSpec()
@@ -230,6 +267,14 @@ class AlgorithmSection(Section):
     """Cut rollouts: penalised by the reward, masked out of the loss, or treated like any other."""
     kl: KlSpec = KlSpec()
     """KL to the start."""
+    openings: list[OpeningSpec] = []
+    """What rollouts begin with; empty = nothing."""
+    summaries: SummariesSpec | None = None
+    """Judge traces by answers given at several budgets; null = by their own answer."""
+    prices: PricesSpec | None = None
+    """Prices of completion tokens by variant of the prompt, told to the reward."""
+    reference: ReferenceSpec | None = None
+    """Measure the starting model on every training problem before training, for rewards that compare with it."""
 
 
 class RolloutSection(Section):
@@ -335,6 +380,8 @@ class Recipe(Section):
     """Fields of peft.LoraConfig; absent = full fine-tuning."""
     data: Data | None = None
     """Training problems."""
+    difficulty: DifficultySection | None = None
+    """What a model reached on the training problems before."""
     prompt: PromptSection = PromptSection()
     """How a problem becomes a chat message."""
     answer: AnswerSection = AnswerSection()

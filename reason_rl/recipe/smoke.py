@@ -8,6 +8,7 @@ from typing import Any
 
 from reason_rl.errors import RecipeError
 from reason_rl.models import TINY_RANDOM
+from reason_rl.recipe.policies import DifficultySection
 from reason_rl.recipe.schema import AlgorithmSection, EvalSection, ModelSection, Recipe, WorldData
 from reason_rl.tiny_random import architecture
 from reason_rl.world.tokenizer import END_THINK
@@ -32,6 +33,7 @@ DROPPED = {
     "tf32",
     "torch_compile",
 }
+TABLE = "eval/difficulty/tiny.jsonl"  # knows the problems of the tiny world
 SHORT = {
     "gradient_accumulation_steps": 1,
     "logging_steps": 1,
@@ -58,6 +60,7 @@ def smoke(recipe: Recipe) -> Recipe:
         "output": f"{recipe.output}{SUFFIX}",
         "model": _model(recipe.model),
         "data": WorldData(use="world", split="train", count=PROBLEMS),
+        "difficulty": None if recipe.difficulty is None else DifficultySection(table=TABLE),
         "algorithm": _algorithm(recipe.algorithm),
         "rollout": recipe.rollout.model_copy(update={"engine": "hf", "vllm": {}}),
         "trainer": _trainer(recipe.trainer),
@@ -74,6 +77,9 @@ def _model(section: ModelSection) -> ModelSection:
 
 def _algorithm(section: AlgorithmSection) -> AlgorithmSection:
     """Return the same method; a random model gives no group with signal, so looking for them long is of no use."""
+    reference = section.reference
+    if reference is not None:
+        section = section.model_copy(update={"reference": reference.model_copy(update={"samples": 1, "max_tokens": 64})})
     rounds = min(section.filter.max_rounds, 2)
     return section.model_copy(update={"filter": section.filter.model_copy(update={"max_rounds": rounds})})
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from reason_rl.algorithm.store import from_json, to_json
 from reason_rl.errors import RunError
 from reason_rl.trainer.doctor import advice
 
@@ -97,7 +98,8 @@ class RunCallback(TrainerCallback):
                 f"weights are not finite at step {state.global_step} ({bad[0]}); the checkpoint before is good"
             )
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        saved = {"refill_position": trainer.refill.position, **trainer.algorithm_state}
+        position = trainer.refill.position
+        saved = {"refill_position": position, "store": to_json(trainer.store), **trainer.algorithm_state}
         (folder / STATE_FILE).write_text(json.dumps(saved))
         marker = folder / (COMPLETE_FILE + ".part")
         marker.write_text(json.dumps({"step": state.global_step}))
@@ -111,6 +113,7 @@ def restore_algorithm_state(trainer: ReasonGRPOTrainer, checkpoint: Path) -> Non
     """Load what ``RunCallback.on_save`` wrote."""
     saved = json.loads((checkpoint / STATE_FILE).read_text())
     trainer.refill.position = saved.pop("refill_position")
+    trainer.store = from_json(saved.pop("store"))
     trainer.algorithm_state = saved
 
 
@@ -134,6 +137,24 @@ class AllowanceCallback(TrainerCallback):
             control.should_save = True
         if spent >= 1:
             control.should_training_stop = True
+
+
+class MilestoneCallback(TrainerCallback):
+    """Keeps the models that the budget's schedule calls worth keeping, each in a folder of its name."""
+
+    def __init__(self, trainer: ReasonGRPOTrainer, folder: Path, updates_per_generation: int) -> None:
+        self.trainer, self.folder, self.updates_per_generation = trainer, folder, updates_per_generation
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Look once all updates on a rollout batch are made; a resumed run writes the same model again."""
+        if state.global_step % self.updates_per_generation:
+            return
+        name = self.trainer.composition.budget.milestone(self.trainer.store.generation)
+        if name is None:
+            return
+        self.trainer.save_model(str(self.folder / name))
+        if state.is_world_process_zero:
+            self.trainer.processing_class.save_pretrained(self.folder / name)
 
 
 class ProgressCallback(TrainerCallback):

@@ -10,11 +10,22 @@ from peft import LoraConfig
 from trl import GRPOConfig
 
 from reason_rl.algorithm.budget import make_budget
+from reason_rl.algorithm.curriculum import make_curriculum
+from reason_rl.algorithm.opening import Opening, check_openings
+from reason_rl.algorithm.price import GuardedPrices
+from reason_rl.algorithm.quartiles import QuartileCounts
 from reason_rl.algorithm.reward import load_reward
+from reason_rl.algorithm.summaries import SummaryRule
+from reason_rl.algorithm.targets import make_targets
+from reason_rl.errors import RecipeError
+from reason_rl.models import end_think_id, load_tokenizer
+from reason_rl.problem.record import PLAIN
 from reason_rl.rollout.backend import SamplingOptions
 from reason_rl.trainer.composition import AdvantageRule, Composition, FilterRule
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from reason_rl.recipe.schema import Recipe
 
 # TRL's own defaults for these have changed between releases, or do not suit reasoning traces: our choice, shown by `show`.
@@ -81,17 +92,88 @@ def sampling_options(recipe: Recipe) -> SamplingOptions:
     return SamplingOptions(recipe.rollout.temperature, recipe.rollout.top_p, recipe.rollout.top_k)
 
 
+def variant_names(recipe: Recipe) -> tuple[str, ...]:
+    """Return the variants that training asks problems in; empty when there is only the plain one."""
+    names = tuple(recipe.prompt.variants)
+    return (*names, PLAIN) if names and recipe.prompt.plain_share > 0 else names
+
+
+def openings(recipe: Recipe) -> tuple[Opening, ...]:
+    """Return what rollouts begin with, in the model's tokens.
+
+    Raises:
+        RecipeError: when the shares do not share out a group.
+    """
+    assert recipe.algorithm is not None
+    specs = recipe.algorithm.openings
+    if not specs:
+        return ()
+    tokenizer = load_tokenizer(recipe.model)
+    found = tuple(Opening(text_ids(tokenizer, s.text), s.share, s.budget_tokens, s.trained) for s in specs)
+    check_openings(found, int(recipe.trainer.get("num_generations", 8)))
+    return found
+
+
+def summaries(recipe: Recipe) -> SummaryRule | None:
+    """Return how traces are summarised, in the model's tokens; None when they are not.
+
+    Raises:
+        RecipeError: when the model does not think, or the budgets do not grow.
+    """
+    assert recipe.algorithm is not None
+    spec = recipe.algorithm.summaries
+    if spec is None:
+        return None
+    tokenizer = load_tokenizer(recipe.model)
+    end = end_think_id(tokenizer, recipe.model.end_think_token)
+    if end is None:
+        raise RecipeError("algorithm.summaries: the model does not think (model.end_think_token is null)")
+    return SummaryRule(
+        budgets=tuple(spec.budgets),
+        cut_ids=(*text_ids(tokenizer, spec.cut_text), end),
+        answer_ids=text_ids(tokenizer, spec.answer_text),
+        end_think_id=end,
+        **spec.model_dump(exclude={"budgets", "cut_text", "answer_text"}),
+    )
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """Return the token ids of a text by itself, without special tokens around it."""
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def check_thinking_is_open(prompt: str, end_think_token: str) -> None:
+    """Raise RecipeError unless the chat template leaves the model inside its thinking, which an opening then closes.
+
+    >>> check_thinking_is_open("<|user|> 2 + 2? <|assistant|> <think>", "</think>")
+    """
+    opener = end_think_token.replace("/", "", 1)
+    if not prompt.rstrip().endswith(opener):
+        raise RecipeError(
+            f"algorithm.openings: {end_think_token} would close a thinking that is not open; the chat template has to end "
+            f"in {opener}, not in {prompt[-20:]!r}"
+        )
+
+
 def composition(recipe: Recipe, reward_file: Path) -> Composition:
     """Build the method from the ``algorithm:`` section."""
     algorithm = recipe.algorithm
     assert algorithm is not None
+    counts = algorithm.advantage.select_by_difficulty
     return Composition(
         reward=load_reward(reward_file, **algorithm.reward.params()),
         budget=make_budget(algorithm.budget),
         filter=FilterRule(**algorithm.filter.model_dump()),
-        advantage=AdvantageRule(**algorithm.advantage.model_dump()),
+        advantage=AdvantageRule(**algorithm.advantage.model_dump(exclude={"select_by_difficulty"})),
         overlong=algorithm.overlong,
         kl_type=algorithm.kl.type,
         kl_coefficient=algorithm.kl.coefficient,
+        openings=openings(recipe),
+        summaries=summaries(recipe),
+        variants=variant_names(recipe),
+        prices=None if algorithm.prices is None else GuardedPrices(**algorithm.prices.model_dump()),
+        targets=make_targets(algorithm.targets, recipe.seed),
+        curriculum=make_curriculum(algorithm.curriculum),
+        selection=None if counts is None else QuartileCounts(counts),
         seed=recipe.seed,
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,9 @@ from trl import GRPOTrainer
 
 from reason_rl.algorithm.filter import select_until_full
 from reason_rl.algorithm.kl import k2
+from reason_rl.algorithm.opening import as_tensors
+from reason_rl.algorithm.store import Observed, Probe, Reference, after_generation, after_probe, observed, start_store
+from reason_rl.algorithm.summaries import Credit
 from reason_rl.errors import RunError
 from reason_rl.rollout.backend import Backend, SamplingOptions
 from reason_rl.rollout.batch import RolloutBatch
@@ -22,7 +25,15 @@ from reason_rl.rollout.grading import Grader, Moment
 from reason_rl.trainer.chunks import in_chunks
 from reason_rl.trainer.compat import check_trl
 from reason_rl.trainer.composition import Composition
-from reason_rl.trainer.rounds import Output, exclude_from_loss, join, take_rows, trained_tokens
+from reason_rl.trainer.rounds import (
+    Output,
+    append,
+    exclude_from_loss,
+    join,
+    take_rows,
+    trained_tokens,
+    with_openings,
+)
 from reason_rl.trainer.sampler import GroupSampler, RefillStream
 from reason_rl.trainer.seam import BackendSeam, RowPlan
 from reason_rl.trainer.statistics import round_statistics
@@ -30,12 +41,17 @@ from reason_rl.trainer.statistics import round_statistics
 
 @dataclass(frozen=True)
 class Round:
-    """One round of rollouts on this rank: TRL's output, the graded batch, rewards [rows] and kept groups [groups]."""
+    """One round of rollouts on this rank: TRL's output, the graded batch, rewards [rows] and kept groups [groups].
+
+    Where traces are summarised, the summaries are a round of their own, and ``credit`` holds the advantages of both.
+    """
 
     output: Output
     batch: RolloutBatch
     rewards: Tensor
     kept: Tensor
+    summaries: Round | None = None
+    credit: Credit | None = None
 
 
 class ReasonGRPOTrainer(GRPOTrainer):
@@ -56,12 +72,14 @@ class ReasonGRPOTrainer(GRPOTrainer):
         on_rollout: Any = None,
         chunk_rows: int | None = None,
         allowance_tokens: int | None = None,
+        references: Mapping[str, Reference] | None = None,
         **kwargs: Any,
     ) -> None:
         check_trl()
         self.chunk_rows, self.allowance_tokens = chunk_rows, allowance_tokens
         self.composition, self.grader = composition, grader
-        self.algorithm_state: dict[str, Any] = {"budget": composition.budget.initial_state(), "rollout_tokens": 0}
+        self.store = start_store(composition.policies, references)
+        self.algorithm_state: dict[str, Any] = {"rollout_tokens": 0}
         self._rows: list[dict[str, Any]] = []
         self._graded: tuple[RolloutBatch, Tensor] | None = None
         self._policy_logps: Tensor | None = None
@@ -72,6 +90,7 @@ class ReasonGRPOTrainer(GRPOTrainer):
         self.vllm_generation = BackendSeam(backend, sampling, on_rollout)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.refill = RefillStream(len(self.train_dataset), self.args.seed, rank, world)
+        self.problem_ids = tuple(self.train_dataset["problem_id"])
 
     # Seams of TRL
 
@@ -88,24 +107,34 @@ class ReasonGRPOTrainer(GRPOTrainer):
     def composed_reward(self, completion_ids: list[list[int]], **_columns: Any) -> list[float | None]:
         """Grade the rows that were just sampled and return their composed reward; TRL calls this once a round."""
         seam = self.vllm_generation
-        prompt_ids = [self._prompt_tokens(row) for row in self._rows]
         moment = Moment(self.state.global_step, self._progress(), seam.version)
-        assert seam.plan is not None
-        batch = self.grader.grade(self._rows, prompt_ids, seam.samples, seam.plan.budgets, moment, self.num_generations)
+        plan = seam.plan
+        assert plan is not None
+        size = plan.group_size or self.num_generations
+        batch = self.grader.grade(
+            self._rows, seam.prompt_ids, seam.samples, plan.budgets, moment, size, closed=plan.closed
+        )
+        batch = replace(batch, known=self.composition.known(self.store, batch.problem_id))
         rewards = self.composition.reward(batch).to(torch.float32)
         self._graded = (batch, rewards)
         return [None if math.isnan(value) else value for value in rewards.tolist()]
 
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        plan = self.vllm_generation.plan
+        if plan is not None and plan.prompt_ids is not None:
+            return [list(ids) for ids in plan.prompt_ids], None, {}
+        return super()._tokenize_prompts(prompts)
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Output:
         wanted = len(inputs) // self.num_generations
-        rounds = [self._round(inputs, 0)]
+        self._probe()
+        rounds = [self._round(self._drawn(wanted, 0) or inputs, 0)]
         while self.composition.filter.refill and len(rounds) < self.composition.filter.max_rounds:
             missing = self._largest(wanted - sum(int(r.kept.sum()) for r in rounds))
             if missing <= 0:
                 break
-            rows = [self.train_dataset[i] for i in self.refill.take(self._refill_groups(missing, wanted, rounds))]
-            rows = [row for row in rows for _ in range(self.num_generations)]
-            rounds.append(self._round(rows, len(rounds)))
+            count, index = self._refill_groups(missing, wanted, rounds), len(rounds)
+            rounds.append(self._round(self._drawn(count, index) or self._repeated(self.refill.take(count)), index))
         output = self._final_batch(rounds, wanted)
         self._observe(rounds)
         return output
@@ -165,20 +194,88 @@ class ReasonGRPOTrainer(GRPOTrainer):
 
     # Rounds
 
+    def _repeated(self, indices: Iterable[int]) -> list[dict[str, Any]]:
+        """Return the rows of the data set with these numbers, each as a whole group."""
+        return [row for row in map(self.train_dataset.__getitem__, indices) for _ in range(self.num_generations)]
+
+    def _drawn(self, groups: int, index: int) -> list[dict[str, Any]] | None:
+        """Return this rank's rows of what the curriculum draws for a round; None without a curriculum."""
+        drawn = self.composition.draw(self.store, self.problem_ids, groups * self.accelerator.num_processes, index)
+        start = self.accelerator.process_index * groups
+        return None if drawn is None else self._repeated(drawn[start : start + groups])
+
+    def _probe(self) -> None:
+        """Roll out what policies want measured before this generation; nothing of it is trained on."""
+        for policy in self.composition.policies:
+            probe = policy.probe(self.store, self.problem_ids)
+            if probe is not None:
+                groups = gather_object(self._roll_out(probe))
+                self.algorithm_state["rollout_tokens"] += sum(sum(group.tokens) for group in groups)
+                self.store = after_probe(self.store, policy, groups)
+
+    def _roll_out(self, probe: Probe) -> list[Observed]:
+        """Return this rank's share of a probe, sampled from the present weights at the largest budget."""
+        seam, step = self.vllm_generation, self.state.global_step
+        if self._last_loaded_step != step:
+            seam.sync_weights()
+            self._last_loaded_step = step
+        mine = set(probe.problem_ids[self.accelerator.process_index :: self.accelerator.num_processes])
+        indices = [i for i, name in enumerate(self.problem_ids) if name in mine]
+        if not indices:
+            return []
+        rows = [row for row in map(self.train_dataset.__getitem__, indices) for _ in range(probe.rollouts)]
+        budgets = [self.composition.budget.largest()] * len(rows)
+        seeds = self.composition.seeds([row["problem_id"] for row in rows], step, "probe")
+        seam.plan = self.composition.row_plan(budgets, seeds, probe.rollouts)
+        prompt_ids = self._tokenize_prompts([row["prompt"] for row in rows])[0]
+        seam.generate(prompt_ids)
+        moment = Moment(step, self._progress(), seam.version)
+        return observed(self.grader.grade(rows, prompt_ids, seam.samples, budgets, moment, probe.rollouts))
+
     def _round(self, rows: list[dict[str, Any]], index: int) -> Round:
         """Sample, grade and judge one round of whole groups."""
         self._rows = rows
         ids = [row["problem_id"] for row in rows]
         step = self.state.global_step
         budgets = self.composition.budget.assign(
-            ids, _columns(rows), self.algorithm_state["budget"], step, self._progress()
+            ids, _columns(rows), self.store, step, self._progress()
         )
         seeds = self.composition.seeds(ids, step, index)
-        self.vllm_generation.plan = RowPlan(tuple(int(b) for b in budgets), seeds)
+        plan = self.composition.row_plan(budgets.tolist(), seeds, self.num_generations)
+        output, batch, rewards = self._sample(rows, plan)
+        if plan.openings is not None:
+            output = with_openings(output, *as_tensors(plan.openings))
+        drawn = Round(output, batch, rewards, self.composition.kept(batch, rewards))
+        return drawn if self.composition.summaries is None else self._with_summaries(drawn, rows, index)
+
+    def _sample(self, rows: list[dict[str, Any]], plan: RowPlan) -> tuple[Output, RolloutBatch, Tensor]:
+        """Let TRL sample and score rows by a plan; return its output with our graded batch and rewards [rows]."""
+        self._rows = rows
+        self.vllm_generation.plan = plan
         output = super()._generate_and_score_completions(rows)
         assert self._graded is not None
-        batch, rewards = self._graded
-        return Round(output, batch, rewards, self.composition.kept(batch, rewards))
+        return (output, *self._graded)
+
+    def _with_summaries(self, traces: Round, rows: list[dict[str, Any]], index: int) -> Round:
+        """Sample the summaries of a round of traces, and let their rewards credit both."""
+        rule = self.composition.summaries
+        assert rule is not None
+        contexts = rule.contexts(traces.batch)
+        chosen = [rows[context.row] for context in contexts]
+        seeds = self.composition.seeds([row["problem_id"] for row in chosen], self.state.global_step, f"{index}/summaries")
+        plan = RowPlan(
+            budgets=(rule.tokens,) * len(contexts),
+            seeds=seeds,
+            prompt_ids=tuple(context.token_ids for context in contexts),
+            group_size=rule.samples,
+            closed=True,
+        )
+        output, batch, right = self._sample(chosen, plan)
+        self._rows = rows
+        credit = rule.credit(traces.batch, contexts, right)
+        summaries = Round(output, batch, right, torch.ones(batch.groups, dtype=torch.bool))
+        judged = replace(traces.batch, correct=credit.accuracy[:, -1])
+        return Round(traces.output, judged, credit.accuracy[:, -1], traces.kept, summaries, credit)
 
     def _refill_groups(self, missing: int, wanted: int, rounds: list[Round]) -> int:
         """Return how many groups to draw next, the same on all ranks: enough at the share kept so far, with a margin."""
@@ -195,9 +292,10 @@ class ReasonGRPOTrainer(GRPOTrainer):
         rows = (groups[:, None] * group_size + torch.arange(group_size)).flatten()
         if len(rounds) > 1:
             output = take_rows(output, rows)
+        measure = self.composition.advantage.measure
         columns = [
             torch.cat([pick(r) for r in rounds])[rows]
-            for pick in (lambda r: r.rewards, lambda r: r.batch.length.float(), lambda r: r.batch.correct)
+            for pick in (lambda r: r.rewards, lambda r: measure(r.batch), lambda r: r.batch.correct)
         ]
         excluded = ~kept[groups].repeat_interleave(group_size)
         if self.composition.overlong == "mask":
@@ -205,17 +303,30 @@ class ReasonGRPOTrainer(GRPOTrainer):
         output["advantages"] = self._advantages(columns, kept[groups]).to(output["advantages"].device)
         if self._largest(int(excluded.any())):
             output = exclude_from_loss(output, excluded.to(self.accelerator.device))
+        if rounds[0].summaries is not None:
+            output = self._append_summaries(output, rounds[0])
+            rounds = [rounds[0], rounds[0].summaries]
+            rows = torch.arange(len(output["advantages"]))
         output["num_items_in_batch"] = self.accelerator.gather(trained_tokens(output)).sum()
         self._relog_advantages(rounds, rows, output["advantages"])
         return output
+
+    def _append_summaries(self, output: Output, traces: Round) -> Output:
+        """Return the traces with an advantage a token, and their summaries as rows after them."""
+        assert traces.summaries is not None
+        assert traces.credit is not None
+        device = output["advantages"].device
+        output = {**output, "advantages": traces.credit.traces.to(device)}
+        further = {**traces.summaries.output, "advantages": traces.credit.summaries.to(device)}
+        return append(output, further, self._tokenizer.pad_token_id)
 
     def _advantages(self, columns: list[Tensor], kept: Tensor) -> Tensor:
         """Compute advantages over the batch of all ranks and return this rank's rows."""
         device = self.accelerator.device
         local = torch.stack([*columns, kept.repeat_interleave(self.num_generations).float()], dim=1).to(device)
-        rewards, lengths, correct, keep = self.accelerator.gather(local).cpu().unbind(dim=1)
+        rewards, measures, correct, keep = self.accelerator.gather(local).cpu().unbind(dim=1)
         groups = keep.view(-1, self.num_generations)[:, 0].bool()
-        result = self.composition.advantages(rewards, lengths, correct, groups, self.num_generations)
+        result = self.composition.advantages(rewards, measures, correct, groups, self.num_generations, self.store)
         start = self.accelerator.process_index * len(local)
         return result[start : start + len(local)]
 
@@ -223,7 +334,7 @@ class ReasonGRPOTrainer(GRPOTrainer):
         """Put the advantages really used into TRL's completions table; rows that were dropped show 0."""
         column = self._logs["advantages"]
         used = torch.zeros(sum(len(r.rewards) for r in rounds))
-        used[rows] = values.cpu()
+        used[rows] = (values if values.ndim == 1 else values.mean(dim=1)).cpu()
         for _ in range(min(len(column), len(used) * self.accelerator.num_processes)):
             column.pop()
         for part in used.split([len(r.rewards) for r in rounds]):
@@ -232,19 +343,28 @@ class ReasonGRPOTrainer(GRPOTrainer):
     def _observe(self, rounds: list[Round]) -> None:
         """Log what was rolled out on all ranks and let the budget policy learn from it."""
         batches = [r.batch for r in rounds]
-        gathered = gather_object([round_statistics(r.batch, r.rewards, r.kept) for r in rounds])
+        gathered = gather_object([round_statistics(r.batch, r.rewards, r.kept, self._figures(r)) for r in rounds])
         for name in gathered[0]["sums"]:
             total, count = (sum(entry[part][name] for entry in gathered) for part in ("sums", "counts"))
             self._metrics["train"][f"reason/{name}"].append(total / max(count, 1))
         self._metrics["train"]["reason/rounds"].append(float(len(rounds)))
         self._metrics["train"]["reason/groups_kept"].append(float(sum(entry["kept"] for entry in gathered)))
         self._metrics["train"]["reason/groups_drawn"].append(float(sum(entry["drawn"] for entry in gathered)))
-        self.algorithm_state["rollout_tokens"] += int(sum(e["sums"]["completion_tokens"] for e in gathered))
+        spent = sum(e["sums"]["completion_tokens"] + e["sums"].get("summary_tokens", 0) for e in gathered)
+        self.algorithm_state["rollout_tokens"] += int(spent)
         self._metrics["train"]["reason/rollout_tokens"].append(float(self.algorithm_state["rollout_tokens"]))
-        pass_rates = [rate for entry in gathered for rate in entry["pass_rates"]]
-        policy = self.composition.budget
-        self.algorithm_state["budget"] = policy.update(self.algorithm_state["budget"], pass_rates)
+        groups = [group for entry in gathered for group in entry["groups"]]
+        self.store = after_generation(self.store, self.composition.policies, groups)
         self._rows = [{"problem_id": name} for batch in batches for name in batch.problem_id[:: self.num_generations]]
+
+    def _figures(self, drawn: Round) -> dict[str, Tensor]:
+        """Return what is logged of each row beyond what all methods have, float [rows], nan where a row does not count."""
+        figures = self.composition.figures(drawn.batch)
+        if self.composition.summaries is not None and drawn.credit is not None and drawn.summaries is not None:
+            for budget, accuracy in zip(self.composition.summaries.budgets, drawn.credit.accuracy.unbind(1), strict=True):
+                figures[f"accuracy_at_{budget}"] = accuracy
+            figures["summary_tokens"] = drawn.summaries.batch.length.view(len(drawn.rewards), -1).sum(dim=1).float()
+        return figures
 
     # Small helpers
 
@@ -269,9 +389,6 @@ class ReasonGRPOTrainer(GRPOTrainer):
         if self.allowance_tokens is not None:
             done = max(done, self.algorithm_state["rollout_tokens"] / self.allowance_tokens)
         return min(1.0, done)
-
-    def _prompt_tokens(self, row: Mapping[str, Any]) -> list[int]:
-        return self._tokenize_prompts([row["prompt"]])[0][0]
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:

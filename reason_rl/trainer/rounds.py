@@ -55,6 +55,46 @@ def exclude_from_loss(output: Output, excluded: Tensor) -> Output:
     return {**output, TRAINED: trained * (~excluded).to(trained)[:, None]}
 
 
+def with_openings(output: Output, forced: Tensor, logps: Tensor, trained: Tensor) -> Output:
+    """Return the output with what its rows begin with told apart from what was sampled.
+
+    Old log-probabilities of an opening are those of the choice of it; an opening that is not trained leaves the loss.
+
+    Args:
+        forced: tokens of each row's opening, [rows].
+        logps: log-probabilities of the choice at those places, [rows, width], width up to that of the completions.
+        trained: which rows' openings are trained, bool [rows].
+
+    Raises:
+        ValueError: when the output has no old log-probabilities to replace.
+    """
+    if "old_per_token_logps" not in output:
+        raise ValueError("openings need old log-probabilities; set rollout.importance_correction")
+    mask = output["completion_mask"]
+    forced, logps, trained = forced.to(mask.device), logps.to(mask.device), trained.to(mask.device)
+    place = torch.arange(mask.shape[1], device=mask.device) < forced[:, None]
+    given = torch.nn.functional.pad(logps, (0, mask.shape[1] - logps.shape[1]))
+    result = dict(output)
+    for key in ("old_per_token_logps", "sampling_per_token_logps"):
+        result[key] = torch.where(place, given, output[key])
+    if not trained.all():
+        left = output.get(TRAINED, torch.ones_like(mask))
+        result[TRAINED] = left * (~place | trained[:, None]).to(left)
+    return result
+
+
+def append(output: Output, further: Output, pad_token_id: int) -> Output:
+    """Return the rows of both; advantages are given a row or a token, and become one a token."""
+    return join([_by_token(output), _by_token(further)], pad_token_id)
+
+
+def _by_token(output: Output) -> Output:
+    values = output["advantages"]
+    width = output["completion_ids"].shape[1]
+    spread = values[:, None].expand(-1, width) if values.ndim == 1 else _pad_to(values, width, "advantages", 0)
+    return {**output, "advantages": spread}
+
+
 def trained_tokens(output: Output) -> Tensor:
     """Return the number of completion tokens of these rows that enter the loss."""
     mask = output["completion_mask"]

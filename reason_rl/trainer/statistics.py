@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from reason_rl.algorithm.store import observed
 from reason_rl.rollout.batch import RolloutBatch
 
 
-def round_statistics(batch: RolloutBatch, rewards: Tensor, kept: Tensor) -> dict[str, Any]:
-    """Return sums and counts over the rows of one round, and the pass rate of each of its problems.
+def round_statistics(
+    batch: RolloutBatch, rewards: Tensor, kept: Tensor, figures: Mapping[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """Return sums and counts over the rows of one round, and what the store keeps of each of its groups.
 
     Every row that was sampled counts, also those of groups that are then dropped, so that the figures describe the
-    policy and not the filter.
+    policy and not the filter. ``figures`` are further values a row, [rows], nan where a row does not count.
     """
     rows = len(rewards)
     scored = ~batch.correct.isnan()
@@ -32,12 +35,12 @@ def round_statistics(batch: RolloutBatch, rewards: Tensor, kept: Tensor) -> dict
     counts = dict.fromkeys(sums, rows)
     counts["accuracy"] = int(scored.sum())
     counts["groups_all_right"] = counts["groups_all_wrong"] = batch.groups
-    rates = torch.where(scored, batch.correct, torch.nan).view(batch.groups, batch.group_size).nanmean(dim=1)
-    names = batch.problem_id[:: batch.group_size]
+    for name, values in (figures or {}).items():
+        sums[name], counts[name] = float(values.nansum()), int((~values.isnan()).sum())
     return {
         "sums": sums,
         "counts": counts,
         "kept": int(kept.sum()),
         "drawn": len(kept),
-        "pass_rates": [(name, rate) for name, rate in zip(names, rates.tolist(), strict=True) if rate == rate],
+        "groups": observed(batch),
     }

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from reason_rl.answer.verify import make_verifier
 from reason_rl.errors import RecipeError, RunError
+from reason_rl.evaluate.difficulty import references
 from reason_rl.models import context_tokens, end_think_id, load_model, load_tokenizer
-from reason_rl.problem.prompt import check_context, render_prompts, to_dataset
+from reason_rl.problem.prompt import check_context, longest_variant, render_prompts, to_dataset
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
 from reason_rl.recipe.checks import updates_per_generation
@@ -21,14 +22,16 @@ from reason_rl.rollout.engines import make_backend
 from reason_rl.rollout.grading import Grader
 from reason_rl.trainer.callbacks import (
     AllowanceCallback,
+    MilestoneCallback,
     ProgressCallback,
     RunCallback,
     complete_checkpoints,
     drop_incomplete,
     restore_algorithm_state,
 )
-from reason_rl.trainer.config import composition, grpo_config, lora_config, sampling_options
+from reason_rl.trainer.config import check_thinking_is_open, composition, grpo_config, lora_config, sampling_options
 from reason_rl.trainer.grpo import ReasonGRPOTrainer
+from reason_rl.trainer.reference import starting_references
 
 if TYPE_CHECKING:
     from reason_rl.recipe.schema import Recipe
@@ -62,6 +65,7 @@ def train(
         trainer, callback = _build(recipe, run, verifier, _step_of(checkpoint), engine)
         if checkpoint is not None:
             restore_algorithm_state(trainer, checkpoint)
+        trainer.add_callback(MilestoneCallback(trainer, run.path / "kept", updates_per_generation(recipe.trainer)))
         if recipe.rollout.allowance_tokens is not None:
             trainer.add_callback(_allowance(trainer, recipe, save_at))
         with _live_lines(trainer), _disk_errors(checkpoints):
@@ -82,7 +86,9 @@ def _build(
     think_id = end_think_id(tokenizer, recipe.model.end_think_token)
     problems = training_problems(recipe)
     method = composition(recipe, recipe.reward_file())
-    prompts = render_prompts(problems, tokenizer, recipe.prompt)
+    prompts = render_prompts(problems, tokenizer, longest_variant(recipe.prompt))
+    if any(think_id in opening.token_ids for opening in method.openings):
+        check_thinking_is_open(str(tokenizer.decode(prompts[0])), str(recipe.model.end_think_token))
     model = load_model(recipe.model)
     check_context(problems, prompts, method.budget.largest(), context_tokens(model))
     args = grpo_config(recipe, run.checkpoints, method.budget.largest())
@@ -101,6 +107,7 @@ def _build(
         sampling=sampling_options(recipe),
         chunk_rows=recipe.update.chunk_rows,
         allowance_tokens=recipe.rollout.allowance_tokens,
+        references=starting_references(recipe, run, engine),
     )
     backend.model = trainer.accelerator.unwrap_model(trainer.model)
     callback.trainer = trainer
@@ -118,8 +125,20 @@ def _allowance(trainer: ReasonGRPOTrainer, recipe: Recipe, save_at: Sequence[flo
 
 
 def training_problems(recipe: Recipe) -> list[Problem]:
-    """Load the training problems without those that the recipe evaluates on, and say how many were left out."""
+    """Load the training problems, and say how many were left out.
+
+    Left out are those that the recipe evaluates on and, with a difficulty table, those that are not in its band.
+    """
     problems = load_problems(recipe.data)
+    table = references(recipe)
+    if table is not None:
+        known = [problem for problem in problems if problem.id in table]
+        if not known:
+            raise RecipeError("difficulty.table: knows none of the training problems; was it made from this data?")
+        print(
+            f"reason-rl: {len(known)} of {len(problems)} training problems are in the difficulty table", file=sys.stderr
+        )
+        problems = known
     if recipe.eval is None:
         return problems
     held_out = {problem.id for problem in load_problems(recipe.eval.data)}

@@ -14,6 +14,18 @@ from reason_rl.rollout.batch import example_batch
 FOLDER = Path(__file__).parents[2] / "rewards"
 FILES = sorted(FOLDER.glob("*.py"))
 NEEDED = {"max_tokens": 64, "cache_tokens": 16, "target_tokens": 32}
+COLUMNS = {"target_tokens": 32}
+KNOWN = {
+    "shortest_right": 30.0,
+    "mean_right": 40.0,
+    "low_right": 32.0,
+    "reference_accuracy": 0.5,
+    "reference_tokens": 50.0,
+    "price": 0.5,
+    "target_high": 32.0,
+    "target_medium": 48.0,
+    "target_low": 64.0,
+}
 
 
 def loaded(path):
@@ -21,6 +33,12 @@ def loaded(path):
     function = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "reward")
     params = [a.arg for a in (*function.args.args, *function.args.kwonlyargs)]
     return load_reward(path, **{name: NEEDED[name] for name in params if name in NEEDED})
+
+
+def rollouts(correct, length, **more):
+    columns = {name: (value,) * len(correct) for name, value in COLUMNS.items()}
+    known = {name: (value,) * len(correct) for name, value in KNOWN.items()}
+    return example_batch(correct, length, columns=columns, known=known, budget=64, **more)
 
 
 def declares_penalty(path):
@@ -49,7 +67,7 @@ def test_the_example_runs(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_rewards_are_floats_one_a_row_and_nan_only_where_unscored(path):
-    batch = example_batch([1, 0, float("nan"), 1], [5, 60, 9, 64], cut=[False, False, False, True], budget=64)
+    batch = rollouts([1, 0, float("nan"), 1], [5, 60, 9, 64], cut=[False, False, False, True])
     values = loaded(path)(batch)
     assert values.shape == (4,)
     assert values.dtype == torch.float32
@@ -58,11 +76,11 @@ def test_rewards_are_floats_one_a_row_and_nan_only_where_unscored(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_right_cut_rollout_loses_exactly_where_the_file_says_so(path):
-    finished, cut = loaded(path)(example_batch([1, 1], [40, 64], cut=[False, True], budget=64))
+    finished, cut = loaded(path)(rollouts([1, 1], [40, 64], cut=[False, True]))
     assert (cut < finished) == declares_penalty(path)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_right_answer_beats_a_wrong_one_of_its_length(path):
-    right, wrong = loaded(path)(example_batch([1, 0], [20, 20], budget=64))
+    right, wrong = loaded(path)(rollouts([1, 0], [20, 20]))
     assert right > wrong

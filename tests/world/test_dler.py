@@ -11,10 +11,11 @@ from reason_rl.run_folder import RunFolder
 from reason_rl.trainer.train import train
 
 SEEDS = (0, 1)
-CAP = load_recipe("tiny/dler").recipe.algorithm.budget.tokens
-EASY_CAP = 24
+# Tighter than the recipe's: most groups are all wrong at first, which is what refilling is for.
+CAP = 48
 EASY_LEVELS, HARDEST = (1, 2, 3), (6,)
 SHORT = (
+    f"algorithm.budget.tokens={CAP}",
     "trainer.max_steps=96",
     "trainer.save_steps=96",
     "trainer.warmup_steps=8",
@@ -69,20 +70,15 @@ def broken(tmp_path_factory):
 @pytest.mark.slow
 def test_dler_shortens_and_accuracy_holds(start, dler):
     for rows in dler:
-        assert mean(rows, "completion_tokens") < 0.75 * mean(start, "completion_tokens")
+        assert mean(rows, "completion_tokens") < 0.6 * mean(start, "completion_tokens")
         assert mean(rows, "correct") > mean(start, "correct")
-        assert within_cap(rows) > within_cap(start) + 0.15
+        assert within_cap(rows) > within_cap(start) + 0.25
 
 
 @pytest.mark.slow
 def test_the_broken_variant_does_worse(dler, broken):
     ours, theirs = (statistics.mean(within_cap(rows) for rows in runs) for runs in (dler, broken))
-    assert ours > theirs + 0.02
-
-
-@pytest.fixture(scope="module")
-def easy(tmp_path_factory):
-    return learn(tmp_path_factory.mktemp("easy") / "0", 0, f"algorithm.budget.tokens={EASY_CAP}")
+    assert ours > theirs + 0.03
 
 
 @pytest.mark.slow
@@ -92,6 +88,10 @@ def test_the_hardest_level_stays_hard(dler):
 
 
 @pytest.mark.slow
-def test_a_cap_that_suits_the_easy_half_costs_the_hardest_level(dler, easy):
-    assert mean(easy, "correct", EASY_LEVELS) > mean(dler[0], "correct", EASY_LEVELS) - 0.03
-    assert mean(easy, "correct", HARDEST) < mean(dler[0], "correct", HARDEST) - 0.10
+def test_a_cap_that_suits_the_easy_half_costs_the_hardest_level(dler):
+    for rows in dler:
+        easy = [row.completion_tokens for row in rows if row.level in EASY_LEVELS and row.correct]
+        cap = statistics.quantiles(easy, n=20)[-1]
+        hardest = [row for row in rows if row.level in HARDEST]
+        uncapped = statistics.mean(row.correct for row in hardest)
+        assert statistics.mean(row.correct and row.completion_tokens <= cap for row in hardest) < uncapped - 0.10

@@ -1,0 +1,1 @@
+"""Puzzles of adjustable size with exact simulators: Hanoi, checker jumping, river crossing, blocks world."""
