@@ -33,6 +33,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Workers = Annotated[int, typer.Option(min=1, help="Runs made at a time; the cores are shared out among them.")]
 
 
+VERDICTS = {"right": True, "wrong": False, "unverifiable": None}
+
+
 class Engine(enum.StrEnum):
     """Rollout engines."""
 
@@ -162,7 +165,9 @@ def evaluate(
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows decoded together (suites only).")] = 64,
     url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, up to /v1 (engine openai).")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time (engine openai).")] = 16,
-    requests_per_minute: Annotated[float | None, typer.Option(min=0.1, help="Pace of requests (engine openai).")] = None,
+    requests_per_minute: Annotated[
+        float | None, typer.Option(min=0.1, help="Pace of requests (engine openai).")
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Model whose tokenizer counts what the server does not (engine openai).")
     ] = None,
@@ -211,6 +216,7 @@ def compare(
         Path | None, typer.Option(help="config.json of the models: adds idealised FLOPs and decoding time.")
     ] = None,
     prompt_tokens: Annotated[int, typer.Option(min=0, help="Prompt tokens for the idealised cost.")] = 200,
+    html: Annotated[Path | None, typer.Option(help="Write an offline page with pictures and regressions there.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare evaluations (JSONL) of the same problems with that of a start model, paired, with 95 % intervals."""
@@ -226,6 +232,13 @@ def compare(
         model_config=model_config,
         prompt_tokens=prompt_tokens,
     )
+    if html is not None:
+        from reason_rl.evaluate.records import read_rows
+        from reason_rl.report.comparison_page import write_comparison
+
+        names = [entry["name"] for entry in result["runs"]]
+        write_comparison(result, read_rows(base), dict(zip(names, map(read_rows, runs), strict=True)), html)
+        say(f"page: {html}")
     # With one run the JSON is a run folder's summary.json.
     one = {**result["runs"][0], "pareto": result["pareto"]} if len(runs) == 1 else result
     emit(one, as_json, None if as_json else comparison_table(result))
@@ -329,7 +342,9 @@ def difficulty(
         "never_right": rates.count(0.0),
         "always_right": rates.count(1.0),
     }
-    line = f"{len(rates)} problems, {figures['pass_rate']:.1%} right, {rates.count(0.0)} never, {rates.count(1.0)} always"
+    line = (
+        f"{len(rates)} problems, {figures['pass_rate']:.1%} right, {rates.count(0.0)} never, {rates.count(1.0)} always"
+    )
     emit(figures, as_json, f"{path}: {line}")
 
 
@@ -360,6 +375,25 @@ def recipes_cp(name: str, target: Path, as_json: AsJson = False) -> None:
     else:
         shutil.copyfile(source, goal)
     emit({"copied": str(goal)}, as_json, str(goal))
+
+
+@app.command()
+def grade(
+    file: Annotated[Path, typer.Argument(help="JSONL; each row has gold and prediction (a response or an answer).")],
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a pair.")] = 5.0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core, at most four.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say of each prediction whether it equals its gold answer: the same rows with correct and reason, in order."""
+    from reason_rl.answer.grade import grade_file
+
+    rows = grade_file(file, timeout, workers)
+    counts = {name: sum(row["correct"] is value for row in rows) for name, value in VERDICTS.items()}
+    text = ", ".join(f"{count} {name}" for name, count in counts.items())
+    if as_json:
+        print("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    else:
+        emit(counts, False, f"{len(rows)} rows: {text}")
 
 
 @bench_app.command("seeds")
@@ -413,6 +447,29 @@ def bench_update(rows: SpeedRows = 256, repeats: SpeedRepeats = 3, as_json: AsJs
 def bench_step(rows: SpeedRows = 256, repeats: SpeedRepeats = 3, as_json: AsJson = False) -> None:
     """Rollout and update of one generation batch against stock TRL's."""
     _speed("step", rows, repeats, as_json)
+
+
+@bench_app.command("grader")
+def bench_grader(
+    cases: Annotated[Path, typer.Argument(help="JSONL with gold, prediction and expected_equivalent.")],
+    out: Annotated[Path, typer.Option(help="Where the agreement goes, as JSON.")],
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a pair.")] = 5.0,
+    workers: Workers = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Agreement of the grader, and of bare math-verify, with labelled cases."""
+    from reason_rl.bench.grader import agreement
+    from reason_rl.run_folder import write_text
+
+    result = agreement(cases, timeout, workers)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    bare = result["bare_math_verify"]
+    emit(
+        result,
+        as_json,
+        f"{result['agreement']:.1%} of {result['cases']} cases; bare math-verify {bare['agreement']:.1%}",
+    )
 
 
 @bench_app.command("stock")

@@ -8,7 +8,7 @@ Source: AdaptThink (arXiv 2505.13417) eq. 7; delta 0.05 is the paper's main sett
 >>> from dataclasses import replace
 >>> import torch
 >>> from reason_rl.rollout.batch import example_batch
->>> batch = example_batch([1, 0, 1, 1], [200, 200, 1000, 1000], columns={"reference_accuracy": (0.75,) * 4})
+>>> batch = example_batch([1, 0, 1, 1], [200, 200, 1000, 1000], known={"reference_accuracy": [0.75] * 4})
 >>> batch = replace(batch, think_length=torch.tensor([1, 1, 900, 900]))
 >>> [round(value, 2) for value in reward()(batch).tolist()]
 [0.3, -0.7, 0.25, 0.25]

@@ -1,8 +1,7 @@
 """DAST on-policy: r = max(0.5 - 0.5 lam, 0.1) if right, min(0.9 lam - 0.1, -0.1) if wrong, lam = (L - B) / B.
 
-B = p Lr + (1 - p) max: p is the share right and Lr the mean length of the right rollouts of the problem, lengths in completion
-tokens; cut ones count as wrong. The paper ranks samples for preference training with it; taking p and Lr from the group is our
-choice.
+B = p Lr + (1 - p) max: p is the share right and Lr the mean length of the problem's right rollouts, in completion tokens.
+Cut ones count as wrong. The paper ranks samples for preference training; taking p and Lr from the group is our choice.
 
 Source: DAST (arXiv 2503.04472) sections 3.1 and 3.2.
 

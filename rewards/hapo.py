@@ -11,10 +11,10 @@ Source: HAPO (arXiv 2505.11225) section 3.
 [1.7071, 0.3, -0.7071]
 """
 
-from reason_rl.algorithm.history_reward import own_history
+from reason_rl.algorithm.history_reward import Mode, Shape, own_history
 from reason_rl.algorithm.reward import Reward, correctness, scaled, total
 
 
-def reward(*, weight: float = 1.0, mode: str = "min", shape: str = "cosine") -> Reward:
+def reward(*, weight: float = 1.0, mode: Mode = "min", shape: Shape = "cosine") -> Reward:
     """Return correctness plus the comparison with the problem's own history."""
-    return total(correctness(), scaled(weight, own_history(mode, shape)))  # type: ignore[arg-type]
+    return total(correctness(), scaled(weight, own_history(mode, shape)))

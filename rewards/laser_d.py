@@ -13,6 +13,8 @@ Source: LASER-D (arXiv 2505.15612) section 4.2.
 from reason_rl.algorithm.reward import Reward, correctness, total
 from reason_rl.algorithm.targets import short_right_bonus
 
+NEEDS_TARGETS = True
+
 
 def reward(*, bonus: float = 0.5, wrong_reward: float = -0.5) -> Reward:
     """Return correctness with a bonus for right answers within the target of their tier."""

@@ -13,6 +13,8 @@ Source: LASER-DE (arXiv 2505.15612) section 4.3.
 from reason_rl.algorithm.reward import Reward, correctness, total
 from reason_rl.algorithm.targets import long_wrong_bonus, short_right_bonus
 
+NEEDS_TARGETS = True
+
 
 def reward(*, bonus: float = 0.5, wrong_reward: float = -0.5) -> Reward:
     """Return correctness with a bonus for short right answers and for long wrong ones."""

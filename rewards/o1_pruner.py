@@ -1,6 +1,6 @@
 """O1-Pruner: r = clip(L_ref / length - 1 + alpha (s - A_ref), -2, 4); lengths in completion tokens.
 
-L_ref and A_ref are mean length and accuracy of the starting model on the problem, from ``difficulty.table``.
+L_ref and A_ref are mean length and accuracy of the starting model on the problem (``algorithm.reference``, or a table).
 
 Source: O1-Pruner (arXiv 2501.12570) section 4: alpha 2 for a 7B model, 5 for a 32B one.
 
@@ -12,6 +12,8 @@ Source: O1-Pruner (arXiv 2501.12570) section 4: alpha 2 for a 7B model, 5 for a 
 
 from reason_rl.algorithm.history_reward import against_reference
 from reason_rl.algorithm.reward import Reward
+
+NEEDS_REFERENCE = True
 
 
 def reward(*, accuracy_weight: float = 2.0) -> Reward:

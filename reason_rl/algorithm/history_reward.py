@@ -11,13 +11,14 @@ from reason_rl.errors import RecipeError, RunError
 from reason_rl.rollout.batch import RolloutBatch
 
 Mode = Literal["min", "mean", "low"]
+Shape = Literal["cosine", "linear"]
 
 FACTS = {"min": "shortest_right", "mean": "mean_right", "low": "low_right"}
 RIGHT_FLOOR = -0.7
 DEAD_ZONE = 1.1
 
 
-def own_history(mode: Mode = "min", shape: Literal["cosine", "linear"] = "cosine") -> Reward:
+def own_history(mode: Mode = "min", shape: Shape = "cosine") -> Reward:
     """Return how a rollout's length compares with that of the problem's right rollouts so far, ``h``; 0 without any.
 
     - ``cosine``: ``f = cos(pi/2 min(length / h, 2))``; ``max(-0.7, f)`` for a right answer, ``min(0, f)`` for a wrong one;
@@ -85,7 +86,7 @@ def against_reference(accuracy_weight: float, low: float = -2.0, high: float = 4
         tokens, accuracy = batch.known["reference_tokens"], batch.known["reference_accuracy"]
         if tokens.isnan().any():
             missing = batch.problem_id[int(tokens.isnan().nonzero()[0])]
-            raise RunError(f"problem {missing} has no reference; name a table in difficulty.table")
+            raise RunError(f"problem {missing} has no reference; set algorithm.reference or difficulty.table")
         value = tokens / batch.length.clamp(min=1) - 1 + accuracy_weight * (batch.correct - accuracy)
         return value.clamp(low, high)
 

@@ -98,7 +98,7 @@ def smallest_sufficient(coverage: Mapping[int, float], least: int) -> int | None
     return next((length for length in sorted(coverage) if coverage[length] * least >= 1 - TOLERANCE), None)
 
 
-def target_lengths(groups: Sequence[Observed], lengths: Sequence[int], rounding: Rounding) -> dict[Tier, int | None]:
+def target_lengths(groups: Sequence[Observed], lengths: Sequence[int], rounding: Rounding) -> dict[str, int | None]:
     """Return the target of each tier, in completion tokens, from the monitored groups; None = nothing is too long.
 
     A tier without problems covers nothing. Source: LASER-D (arXiv 2505.15612) section 4.2.
@@ -113,7 +113,7 @@ def target_lengths(groups: Sequence[Observed], lengths: Sequence[int], rounding:
             tokens[monitoring_tier(group.right, group.scored)].extend(group.tokens)
     rollouts = max((len(group.tokens) for group in groups), default=1)
     least = least_right(rollouts, rounding)
-    result: dict[Tier, int | None] = {}
+    result: dict[str, int | None] = {}
     for tier in TIERS:
         seen = np.array(tokens[tier])
         coverage = {length: float((seen <= length).mean()) if len(seen) else 0.0 for length in lengths}

@@ -8,6 +8,7 @@ import os
 import selectors
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from reason_rl.answer import worker
 from reason_rl.errors import RunError
 
 START_SECONDS = 120.0
+LATE, DIED = b"t", b"x"
 Pair = tuple[str, str]
 
 
@@ -39,23 +41,28 @@ class Worker:
 class WorkerPool:
     """Judges pairs in at most ``size`` processes, started when first needed.
 
-    A process that passes its deadline is killed, and one that dies is not missed: the verdict is False, ``timeouts`` or
-    ``crashes`` counts it, and the next pair gets a new process.
+    A process that passes its deadline is killed, and one that dies is not missed: the pair gets the reply ``LATE`` or
+    ``DIED``, ``timeouts`` or ``crashes`` counts it, and the next pair gets a new process. One caller at a time: threads wait
+    for each other.
     """
 
-    def __init__(self, size: int, timeout_seconds: float) -> None:
-        self.size, self.timeout_seconds = size, timeout_seconds
+    def __init__(self, size: int, timeout_seconds: float, options: tuple[str, ...] = ()) -> None:
+        self.size, self.timeout_seconds, self.options = size, timeout_seconds, options
         self.timeouts = self.crashes = 0
         self.workers: list[Worker] = []
+        self._lock = threading.Lock()
 
-    def judge(self, pairs: Sequence[Pair]) -> dict[Pair, bool]:
-        """Return a verdict for each distinct pair (extracted, gold).
+    def judge(self, pairs: Sequence[Pair]) -> dict[Pair, bytes]:
+        """Return the reply to each distinct pair (extracted, gold): a byte of the worker's, LATE or DIED.
 
         Raises:
             RunError: when a process does not start.
         """
-        pending = deque(dict.fromkeys(pairs))
-        verdicts: dict[Pair, bool] = {}
+        with self._lock:
+            return self._judge(deque(dict.fromkeys(pairs)))
+
+    def _judge(self, pending: deque[Pair]) -> dict[Pair, bytes]:
+        verdicts: dict[Pair, bytes] = {}
         while pending or self._busy():
             while len(self.workers) < min(self.size, len(pending) + self._busy()):
                 self.workers.append(self._start())
@@ -75,7 +82,7 @@ class WorkerPool:
 
     def _start(self) -> Worker:
         # -P: the worker's own folder must not shadow installed modules.
-        command = [sys.executable, "-P", str(Path(worker.__file__)), str(self.timeout_seconds)]
+        command = [sys.executable, "-P", str(Path(worker.__file__)), str(self.timeout_seconds), *self.options]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         return Worker(process, time.monotonic() + START_SECONDS)
 
@@ -89,7 +96,7 @@ class WorkerPool:
             return
         member.pair, member.deadline = pending.popleft(), time.monotonic() + self.timeout_seconds
 
-    def _collect(self, verdicts: dict[Pair, bool]) -> None:
+    def _collect(self, verdicts: dict[Pair, bytes]) -> None:
         """Wait for a reply, a death or a deadline, and take in all there are."""
         working = [member for member in self.workers if not member.idle]
         if not working:
@@ -105,15 +112,15 @@ class WorkerPool:
             elif member.deadline <= time.monotonic():
                 self._lose(member, verdicts)
 
-    def _take(self, member: Worker, reply: bytes, verdicts: dict[Pair, bool]) -> None:
+    def _take(self, member: Worker, reply: bytes, verdicts: dict[Pair, bytes]) -> None:
         if not reply:
             self._lose(member, verdicts)
             return
         if member.pair is not None:
-            verdicts[member.pair] = reply == worker.RIGHT
+            verdicts[member.pair] = reply
         member.ready, member.pair = True, None
 
-    def _lose(self, member: Worker, verdicts: dict[Pair, bool]) -> None:
+    def _lose(self, member: Worker, verdicts: dict[Pair, bytes]) -> None:
         """Part with a process that is dead or out of time."""
         late = time.monotonic() >= member.deadline
         self._drop(member)
@@ -122,7 +129,7 @@ class WorkerPool:
             raise RunError(f"answer.verify: the process that runs math-verify did not start {how}")
         self.timeouts += late
         self.crashes += not late
-        verdicts[member.pair] = False
+        verdicts[member.pair] = LATE if late else DIED
 
     def _drop(self, member: Worker) -> None:
         self.workers.remove(member)

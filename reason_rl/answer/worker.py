@@ -10,23 +10,94 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
+from typing import Any
 
-READY, RIGHT, WRONG = b"!", b"1", b"0"
+READY, RIGHT, WRONG, UNREAD = b"!", b"1", b"0", b"?"
 MEMORY_BYTES = 4 * 2**30  # our choice: a power tower runs out of this long before the machine runs out of memory
 GRACE_SECONDS = 1.0
 
 
-def judge(extracted: str, gold: str) -> bool:
+DIGITS = 30
+EXACT, GOLD_ROUNDED, ANSWER_ROUNDED = 1e-20, 1e-4, 1e-6  # relative tolerance, as for written numbers
+POINTS = (0.7310585786, 1.6180339887, 2.2360679775)  # where formulas are compared: positive, of no special value
+MAX_SYMBOLS = 5
+
+
+def judge(extracted: str, gold: str) -> bytes:
     """Compare two answers with math-verify, without its own alarm (whole seconds, and no power over a long C call).
 
-    Only LaTeX is looked for: the fall-back to any number in the text would accept ``1, 2, ..., n`` for ``n``.
+    Only LaTeX is looked for: the fall-back to any number in the text would accept ``1, 2, ..., n`` for ``n``. Numbers are
+    compared by us, for math-verify rounds to six decimals, which makes all tiny numbers equal; formulas that it does not
+    find equal are compared at three points with positive values for all symbols.
     """
     from math_verify import LatexExtractionConfig, parse, verify
 
     latex = [LatexExtractionConfig(boxed_match_priority=0)]
     wanted = parse(f"\\boxed{{{gold}}}", latex, parsing_timeout=None)
+    if not wanted:
+        return UNREAD
     target = parse(f"\\boxed{{{extracted}}}", latex, parsing_timeout=None)
-    return bool(verify(wanted, target, timeout_seconds=None))
+    if not target:
+        return WRONG
+    numbers = same_numbers(wanted[0], target[0])
+    if numbers is not None:
+        return RIGHT if numbers else WRONG
+    if verify(wanted, target, allow_set_relation_comp=True, timeout_seconds=None):
+        return RIGHT
+    return RIGHT if same_formulas(wanted[0], target[0]) else WRONG
+
+
+def judge_bare(response: str, gold: str) -> bytes:
+    """Compare a response with a gold answer as math-verify does by default, to measure what the rest adds."""
+    from math_verify import parse, verify
+
+    wanted = parse(f"\\boxed{{{gold}}}", parsing_timeout=None)
+    target = parse(response, parsing_timeout=None)
+    return RIGHT if verify(wanted, target, timeout_seconds=None) else WRONG
+
+
+def same_numbers(gold: Any, answer: Any) -> bool | None:
+    """Return whether two constants are equal, to rounding where one is a decimal; None when one is no constant."""
+    import sympy
+
+    sides = [_with_imaginary_unit(side) for side in (gold, answer)]
+    if not all(isinstance(side, sympy.Expr) and side.is_number for side in sides):
+        return None
+    values = [sympy.N(side, DIGITS) for side in sides]
+    if not all(value.is_finite and value.is_number for value in values):
+        return None
+    tolerance = GOLD_ROUNDED if gold.has(sympy.Float) else ANSWER_ROUNDED if answer.has(sympy.Float) else EXACT
+    difference = sympy.Abs(values[0] - values[1])
+    return bool(difference <= tolerance * sympy.Abs(values[0]) or difference == 0)
+
+
+def same_formulas(gold: Any, answer: Any) -> bool:
+    """Return whether two formulas in the same symbols have the same values at some points."""
+    import sympy
+
+    if not all(isinstance(side, sympy.Expr) for side in (gold, answer)) or gold.free_symbols != answer.free_symbols:
+        return False
+    symbols = sorted(gold.free_symbols, key=str)
+    if not 0 < len(symbols) <= MAX_SYMBOLS:
+        return False
+    for shift in range(len(POINTS)):
+        point = {symbol: POINTS[(index + shift) % len(POINTS)] + index for index, symbol in enumerate(symbols)}
+        values = [sympy.N(side.subs(point), DIGITS) for side in (gold, answer)]
+        if not all(value.is_number and value.is_finite for value in values):
+            return False
+        if not sympy.Abs(values[0] - values[1]) <= 1e-9 * max(1, sympy.Abs(values[0])):
+            return False
+    return True
+
+
+def _with_imaginary_unit(side: Any) -> Any:
+    """Return an expression with the letter i as the imaginary unit when it is its only symbol."""
+    import sympy
+
+    if isinstance(side, sympy.Expr) and {str(symbol) for symbol in side.free_symbols} == {"i"}:
+        return side.subs(dict.fromkeys(side.free_symbols, sympy.I))
+    return side
 
 
 def limit_memory() -> None:
@@ -37,7 +108,7 @@ def limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
 
-def serve(timeout_seconds: float) -> None:
+def serve(timeout_seconds: float, compare: Callable[[str, str], bytes] = judge) -> None:
     """Answer pairs until the input closes."""
     import logging
 
@@ -51,9 +122,9 @@ def serve(timeout_seconds: float) -> None:
     for line in sys.stdin.buffer:
         extracted, gold = json.loads(line)
         _die_in(timeout_seconds + GRACE_SECONDS)
-        verdict = judge(extracted, gold)
+        verdict = compare(extracted, gold)
         _die_in(0)
-        os.write(replies, RIGHT if verdict else WRONG)
+        os.write(replies, verdict)
 
 
 def _die_in(seconds: float) -> None:
@@ -64,4 +135,4 @@ def _die_in(seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    serve(float(sys.argv[1]))
+    serve(float(sys.argv[1]), judge_bare if "--bare" in sys.argv else judge)

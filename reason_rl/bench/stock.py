@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from reason_rl.recipe.schema import Recipe
 
 RECIPE = "tiny/dler"
-SHORTER = ("trainer.max_steps=160",)
+SHORTER = ("trainer.max_steps=96", "trainer.save_steps=96")
 LEARNING_RATES = (3e-5, 1e-4, 3e-4)
 VARIANTS = ("plain", "soft_overlong", "cosine")
 WINDOW_GENERATIONS = 3
+GOAL_SHARE = 0.8  # of the start's accuracy, which had no cap of training
 COMPARED = ("accuracy", "accuracy_difference", "completion_tokens", "token_cut", "seconds", "seconds_to_goal")
 
 
@@ -91,13 +92,18 @@ def stock_comparison(out: Path, seeds: int, workers: int, say: Say) -> dict[str,
     """Run what is missing of the comparison and return its table.
 
     Each stock variant is tried at three learning rates with the first seed; the best goes on to the other seeds. Stock
-    gets as many rollouts as ours drew in 160 updates, refills included. Results are appended to ``out`` run by run.
+    gets as many rollouts as ours drew in 96 updates, refills included. Results are appended to ``out`` run by run.
     """
     runs = out.parent / "runs" / "stock"
     own = [OwnJob(SeedJob(RECIPE, seed, runs, SHORTER)) for seed in range(seeds)]
     rows = run_jobs(own, out, workers, say)
     rollouts = float(np.mean([row["rollouts"] for row in rows]))
     before = own[0].run.folder.eval / "before.jsonl"
+
+    if not before.exists():
+        from reason_rl.evaluate.run import evaluate
+
+        evaluate(load_recipe(RECIPE, SHORTER).recipe, None, before)
 
     def job(variant: str, seed: int, rate: float) -> StockJob:
         return StockJob(variant, seed, rate, rollouts, before, runs)
@@ -174,12 +180,15 @@ def _spread(values: list[float | None]) -> dict[str, float | None]:
 
 
 def seconds_to_goal(history: list[dict[str, Any]], accuracy: float, tokens: float) -> float | None:
-    """Return when training rollouts were, over three generations, as accurate as the start at half its tokens."""
+    """Return when training rollouts, over three generations, reached 80 % of the start's accuracy at half its tokens.
+
+    All of the accuracy is out of reach within the cap of training, which the hardest problems do not fit into.
+    """
     for end in range(WINDOW_GENERATIONS, len(history) + 1):
         window = history[end - WINDOW_GENERATIONS : end]
         right = np.mean([row["accuracy"] for row in window])
         used = np.mean([row["completion_tokens"] for row in window])
-        if right >= accuracy and used <= tokens / 2:
+        if right >= GOAL_SHARE * accuracy and used <= tokens / 2:
             return float(window[-1]["seconds"])
     return None
 

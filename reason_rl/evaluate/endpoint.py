@@ -135,9 +135,7 @@ def _rows(
         )
         for problem, sample in owners
     ]
-    replies = client.complete(
-        requests, SamplingOptions(options.temperature, options.top_p, options.top_k), on_progress
-    )
+    replies = client.complete(requests, SamplingOptions(options.temperature, options.top_p, options.top_k), on_progress)
     parts = [counter.count(reply, reply.finish_reason == "length") for reply in replies]
     extracted = [None if part.answer_text is None else extract_boxed(part.answer_text) for part in parts]
     verdicts = verifier.verify(extracted, [problem.answer for problem, _ in owners])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reason_rl.errors import RecipeError
 from reason_rl.problem.files import Place, Rows, check_sha256, data_folder, find_data, local_parts, near, read_lines
+from reason_rl.problem.gym import check_task, gold
 from reason_rl.problem.record import Problem
 
+GENERATED = frozenset({"reasoning_gym", "puzzle"})
 GYM_DRAWS_PER_PROBLEM = 20  # our choice: how often a task may repeat itself before it counts as exhausted
 
 
@@ -22,11 +25,26 @@ def load_problems(spec: Any) -> list[Problem]:
     Raises:
         RecipeError: naming file and line (or row) of the first problem that cannot be used.
     """
-    loaders = {"world": _world, "jsonl": _jsonl, "hub": _hub, "reasoning_gym": _reasoning_gym}
+    loaders = {"world": _world, "jsonl": _jsonl, "hub": _hub, "reasoning_gym": _reasoning_gym, "puzzle": _puzzle}
     problems = list(loaders[spec.use](spec))
     if not problems:
         raise RecipeError(f"data ({spec.use}): no problems")
+    if spec.use in GENERATED and spec.sha256 not in (None, digest(problems)):
+        raise RecipeError(
+            f"data.sha256: these problems have {digest(problems)}, expected {spec.sha256}: not the problems that are meant; "
+            "does another version of the generator draw others?"
+        )
     return problems
+
+
+def digest(problems: Sequence[Problem]) -> str:
+    """Return the SHA-256 of generated problems: id, prompt and gold answer, in order.
+
+    >>> digest([Problem("a", "1 + 1", "2")])[:8]
+    '39c6fb28'
+    """
+    text = "".join(json.dumps([problem.id, problem.prompt, problem.answer]) + "\n" for problem in problems)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _world(spec: Any) -> Iterator[Problem]:
@@ -36,6 +54,13 @@ def _world(spec: Any) -> Iterator[Problem]:
     for problem in draw_problems(spec.split, spec.count, spec.seed, tuple(spec.families)):
         meta = {"family": problem.family, "shortest_think_tokens": len(shortest_think_words(problem)) + 1}
         yield Problem(stable_id(problem.question), problem.question, problem.answer, problem.level, "world", meta)
+
+
+def _puzzle(spec: Any) -> Iterator[Problem]:
+    from reason_rl.puzzle.instances import puzzle_problems
+
+    problems = puzzle_problems(spec.name, spec.sizes, spec.per_size, spec.seed)
+    return _counted(problems, spec, f"puzzle {spec.name}")
 
 
 def _jsonl(spec: Any) -> Iterator[Problem]:
@@ -116,9 +141,13 @@ def _reasoning_gym(spec: Any) -> Iterator[Problem]:
     except (ValueError, TypeError, AssertionError) as error:
         hint = near(spec.task, reasoning_gym.factory.DATASETS)
         raise RecipeError(f"data.task: reasoning-gym refuses {spec.task} with {spec.config}: {error}{hint}") from error
+    check_task(spec.task)
     seen: set[str] = set()
     for index in range(draws):
-        row = rows[index]
+        try:
+            row = rows[index]
+        except ValueError as error:
+            raise RecipeError(f"data.config: {spec.task} cannot draw with {spec.config}: {error}") from error
         name = stable_id(row["question"])
         if name in seen:
             continue
@@ -126,7 +155,13 @@ def _reasoning_gym(spec: Any) -> Iterator[Problem]:
         place = f"reasoning_gym/{spec.task} item {index}"
         level = row.get("metadata", {}).get("difficulty")
         level = None if isinstance(level, dict) else _level(level, place)
-        yield Problem(name, row["question"], _text(row, "answer", place), level, f"reasoning_gym/{spec.task}")
+        yield Problem(
+            name,
+            row["question"],
+            _text({"answer": gold(spec.task, row)}, "answer", place),
+            level,
+            f"reasoning_gym/{spec.task}",
+        )
         if len(seen) == spec.count:
             return
     raise RecipeError(

@@ -11,6 +11,7 @@ from typing import Any
 from reason_rl.content import find_content
 from reason_rl.errors import RecipeError
 from reason_rl.recipe.fields import problems
+from reason_rl.recipe.grading_checks import grading_complaint
 from reason_rl.recipe.method_checks import check_methods, check_scale
 from reason_rl.recipe.schema import Recipe, RewardSpec
 
@@ -33,6 +34,9 @@ def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
         for section in ("data", "algorithm", "eval"):
             if getattr(recipe, section) is None:
                 yield (section,), "is missing; task train needs it"
+    for section, data in (("data", recipe.data), ("eval", recipe.eval and recipe.eval.data)):
+        if complaint := grading_complaint(data, recipe.answer.verify):
+            yield ("answer", "verify"), f"{complaint} ({section})"
     if recipe.algorithm is None:
         return
     yield from _batch_shape(recipe)
@@ -129,6 +133,10 @@ def _reward(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
     if _declares(tree, "CANCELLED_BY_GROUP_STD"):
         group = int({**TRL_DEFAULTS, **recipe.trainer}["num_generations"])
         yield from check_scale(recipe, rows_per_generation(recipe.trainer) // group, path.name)
+    if algorithm.targets is None and _declares(tree, "NEEDS_TARGETS"):
+        yield ("algorithm", "targets"), f"is missing; {path.name} needs measured targets"
+    if algorithm.reference is None and recipe.difficulty is None and _declares(tree, "NEEDS_REFERENCE"):
+        yield ("algorithm", "reference"), f"is missing; {path.name} needs it, or a table in difficulty"
     if algorithm.overlong == "mask" and _declares(tree, "TRUNCATION_PENALTY"):
         yield (
             ("algorithm", "overlong"),

@@ -142,9 +142,29 @@ class GymData(Section):
     """Seed of the generator."""
     config: dict[str, Any] = {}
     """Settings of the task."""
+    sha256: str | None = Field(default=None, pattern=SHA256)
+    """SHA-256 that the problems must have (see reason_rl.problem.sources.digest)."""
 
 
-Data = Annotated[WorldData | JsonlData | HubData | GymData, Field(discriminator="use")]
+class PuzzleData(Section):
+    """Puzzles of adjustable size, each with a solution that was found (answer.verify puzzle)."""
+
+    use: Literal["puzzle"]
+    name: Literal["hanoi", "checkers", "river", "blocks"]
+    """Tower of Hanoi, checker jumping, river crossing, blocks world."""
+    sizes: list[int] = Field(min_length=1)
+    """Disks, pieces a colour, pairs, or blocks."""
+    per_size: int = Field(default=1, gt=0)
+    """Instances of a size at most: the classical one, then others drawn from its reachable positions."""
+    seed: int = 0
+    """Seed of the draw."""
+    count: int | None = Field(default=None, gt=0)
+    """Problems that there must be."""
+    sha256: str | None = Field(default=None, pattern=SHA256)
+    """SHA-256 that the problems must have (see reason_rl.problem.sources.digest)."""
+
+
+Data = Annotated[WorldData | JsonlData | HubData | GymData | PuzzleData, Field(discriminator="use")]
 
 
 class TargetTokensSpec(Section):
@@ -182,8 +202,9 @@ class PromptSection(Section):
 class AnswerSection(Section):
     """How answers are graded."""
 
-    verify: Literal["exact", "math"] = "math"
-    """exact: string equality; math: math-verify in a process with a deadline."""
+    verify: Literal["exact", "math", "puzzle", "gym"] = "math"
+    """exact: string equality; math: math-verify in a process with a deadline; puzzle: the moves are played; gym: checked
+    against the instance, for tasks with several right answers."""
     timeout_seconds: float = Field(default=5.0, gt=0)
     """Deadline of one comparison; an answer that takes longer is wrong."""
 
@@ -217,8 +238,10 @@ class AdvantageSpec(Section):
     """How rewards become advantages."""
 
     baseline: Literal["group_mean", "boundary", "halves", "none"] = "group_mean"
-    """What is subtracted; boundary: never more from a right reward than the smallest right one; halves: short against long."""
-    scale: Literal["group_std", "group_std_population", "batch_std_rewards", "batch_seq", "batch_token", "none"] = "group_std"
+    """What is subtracted; boundary: from right ones never more than the smallest of them; halves: short from long."""
+    scale: Literal["group_std", "group_std_population", "batch_std_rewards", "batch_seq", "batch_token", "none"] = (
+        "group_std"
+    )
     """What the result is divided by."""
     correct_bonus: float = 0.0
     """Added to right answers after scaling."""

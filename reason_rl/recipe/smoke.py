@@ -8,7 +8,7 @@ from typing import Any
 
 from reason_rl.errors import RecipeError
 from reason_rl.models import TINY_RANDOM
-from reason_rl.recipe.policies import DifficultySection
+from reason_rl.recipe.policies import CuresCurriculumSpec, DifficultySection
 from reason_rl.recipe.schema import AlgorithmSection, EvalSection, ModelSection, Recipe, WorldData
 from reason_rl.tiny_random import architecture
 from reason_rl.world.tokenizer import END_THINK
@@ -79,7 +79,16 @@ def _algorithm(section: AlgorithmSection) -> AlgorithmSection:
     """Return the same method; a random model gives no group with signal, so looking for them long is of no use."""
     reference = section.reference
     if reference is not None:
-        section = section.model_copy(update={"reference": reference.model_copy(update={"samples": 1, "max_tokens": 64})})
+        section = section.model_copy(
+            update={"reference": reference.model_copy(update={"samples": 1, "max_tokens": 64})}
+        )
+    if section.targets is not None:
+        section = section.model_copy(
+            update={"targets": section.targets.model_copy(update={"problems": 4, "rollouts": 2})}
+        )
+    if isinstance(section.curriculum, CuresCurriculumSpec):
+        few = {"probe_rollouts": min(section.curriculum.probe_rollouts, 1)}
+        section = section.model_copy(update={"curriculum": section.curriculum.model_copy(update=few)})
     rounds = min(section.filter.max_rounds, 2)
     return section.model_copy(update={"filter": section.filter.model_copy(update={"max_rounds": rounds})})
 

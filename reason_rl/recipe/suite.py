@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from reason_rl.content import content_roots, find_content
 from reason_rl.errors import RecipeError
 from reason_rl.recipe.document import override, read
+from reason_rl.recipe.grading_checks import grading_complaint
 from reason_rl.recipe.load import explain
 from reason_rl.recipe.schema import AnswerSection, EvalSection, PromptSection, Section
 
@@ -57,6 +58,8 @@ def load_suite(name: str, assignments: Sequence[str] = ()) -> LoadedSuite:
         suite = Suite.model_validate(document.values)
     except ValidationError as error:
         raise RecipeError("\n".join(explain(error, document))) from error
+    if complaint := grading_complaint(suite.eval.data, suite.answer.verify):
+        raise RecipeError(f"{path}: answer.verify: {complaint}")
     return LoadedSuite(path.stem, path, suite)
 
 

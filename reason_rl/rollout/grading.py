@@ -50,7 +50,9 @@ class Grader:
         ``closed``: the prompt has closed it already, and closing it again is an error.
         """
         if closed:
-            return None if self.end_think_id in completion_ids else self.decode(completion_ids, skip_special_tokens=True)
+            return (
+                None if self.end_think_id in completion_ids else self.decode(completion_ids, skip_special_tokens=True)
+            )
         if self.end_think_id is None:
             return self.decode(completion_ids, skip_special_tokens=True)
         if self.end_think_id not in completion_ids:

@@ -53,7 +53,7 @@ class AdvantageRule:
         count = rows_kept if rows_kept is not None else self.select_rows or group_size
         rewards = torch.where(selected(rewards, measure, group_size, self.select, count), rewards, torch.nan)
         if self.baseline == "halves":
-            on = "high" if self.halves_by == "length" else "low"
+            on: Literal["high", "low"] = "high" if self.halves_by == "length" else "low"
             result = halves(rewards, measure, group_size, self.long_half_weight, self._mu(rewards), on)
         else:
             result = advantages(

@@ -237,9 +237,7 @@ class ReasonGRPOTrainer(GRPOTrainer):
         self._rows = rows
         ids = [row["problem_id"] for row in rows]
         step = self.state.global_step
-        budgets = self.composition.budget.assign(
-            ids, _columns(rows), self.store, step, self._progress()
-        )
+        budgets = self.composition.budget.assign(ids, _columns(rows), self.store, step, self._progress())
         seeds = self.composition.seeds(ids, step, index)
         plan = self.composition.row_plan(budgets.tolist(), seeds, self.num_generations)
         output, batch, rewards = self._sample(rows, plan)
@@ -262,7 +260,8 @@ class ReasonGRPOTrainer(GRPOTrainer):
         assert rule is not None
         contexts = rule.contexts(traces.batch)
         chosen = [rows[context.row] for context in contexts]
-        seeds = self.composition.seeds([row["problem_id"] for row in chosen], self.state.global_step, f"{index}/summaries")
+        names = [row["problem_id"] for row in chosen]
+        seeds = self.composition.seeds(names, self.state.global_step, f"{index}/summaries")
         plan = RowPlan(
             budgets=(rule.tokens,) * len(contexts),
             seeds=seeds,
@@ -360,10 +359,10 @@ class ReasonGRPOTrainer(GRPOTrainer):
     def _figures(self, drawn: Round) -> dict[str, Tensor]:
         """Return what is logged of each row beyond what all methods have, float [rows], nan where a row does not count."""
         figures = self.composition.figures(drawn.batch)
-        if self.composition.summaries is not None and drawn.credit is not None and drawn.summaries is not None:
-            for budget, accuracy in zip(self.composition.summaries.budgets, drawn.credit.accuracy.unbind(1), strict=True):
-                figures[f"accuracy_at_{budget}"] = accuracy
-            figures["summary_tokens"] = drawn.summaries.batch.length.view(len(drawn.rewards), -1).sum(dim=1).float()
+        rule, summaries, credit = self.composition.summaries, drawn.summaries, drawn.credit
+        if rule is not None and summaries is not None and credit is not None:
+            figures |= {f"accuracy_at_{b}": at for b, at in zip(rule.budgets, credit.accuracy.unbind(1), strict=True)}
+            figures["summary_tokens"] = summaries.batch.length.view(len(drawn.rewards), -1).sum(dim=1).float()
         return figures
 
     # Small helpers

@@ -88,7 +88,7 @@ def _build(
     method = composition(recipe, recipe.reward_file())
     prompts = render_prompts(problems, tokenizer, longest_variant(recipe.prompt))
     if any(think_id in opening.token_ids for opening in method.openings):
-        check_thinking_is_open(str(tokenizer.decode(prompts[0])), str(recipe.model.end_think_token))
+        check_thinking_is_open(str(tokenizer.decode(list(prompts[0]))), str(recipe.model.end_think_token))
     model = load_model(recipe.model)
     check_context(problems, prompts, method.budget.largest(), context_tokens(model))
     args = grpo_config(recipe, run.checkpoints, method.budget.largest())

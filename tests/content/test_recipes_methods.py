@@ -13,6 +13,20 @@ from reason_rl.trainer.config import composition, grpo_config
 
 ROOT = Path(__file__).parents[2]
 TINY = ("grpo", "dr_grpo", "dapo", "bnpo", "gspo", "cispo", "rloo", "reinforce_pp")
+LENGTH = (
+    "laser",
+    "l1_exact",
+    "l1_max",
+    "kimi_length",
+    "efficient_reasoning",
+    "shorter_better",
+    "dast",
+    "grpo_lead",
+    "dr_saf",
+    "self_rewarded_efficiency",
+    "gfpo",
+    "canon",
+)
 REAL = [name for name in shipped_recipes() if name.startswith(("r1_distill_", "qwen3_")) and not name.endswith("base")]
 
 # Fields of GRPOConfig as the trainer gets them.
@@ -193,12 +207,22 @@ def test_dler_of_real_models_has_the_papers_constants(name, tmp_path):
     assert config.learning_rate == (1e-6 if recipe.lora is None else 1e-5)
 
 
+@pytest.mark.parametrize("name", LENGTH)
+def test_the_reward_of_a_length_method_is_that_of_its_real_recipe_but_for_lengths(name):
+    small, real = tiny(name).algorithm, load_recipe(f"r1_distill_1.5b/{name}").recipe.algorithm
+    assert small.reward.file == real.reward.file
+    assert small.reward.params().keys() == real.reward.params().keys()
+    chosen = ("baseline", "scale", "select", "halves_by", "between_halves", "difficulty_weight", "correct_bonus")
+    assert small.advantage.model_dump(include=chosen) == real.advantage.model_dump(include=chosen)
+    assert small.overlong == real.overlong
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_real_recipes_say_that_they_were_not_run(name):
     assert load_recipe(name).recipe.about.state == "not run"
 
 
-@pytest.mark.parametrize("name", [*TINY, "dler"])
+@pytest.mark.parametrize("name", [*TINY, "dler", *LENGTH])
 def test_every_method_has_its_page(name):
     about = tiny(name).about
     page = (ROOT / "docs" / "methods" / f"{name}.md").read_text()

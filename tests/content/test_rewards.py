@@ -13,17 +13,17 @@ from reason_rl.rollout.batch import example_batch
 
 FOLDER = Path(__file__).parents[2] / "rewards"
 FILES = sorted(FOLDER.glob("*.py"))
-NEEDED = {"max_tokens": 64, "cache_tokens": 16, "target_tokens": 32}
+NEEDED = {"max_tokens": 64, "cache_tokens": 16, "target_tokens": 32, "thresholds": [0.5], "tokens": [65, 64]}
 COLUMNS = {"target_tokens": 32}
 KNOWN = {
-    "shortest_right": 30.0,
-    "mean_right": 40.0,
-    "low_right": 32.0,
+    "shortest_right": 20.0,
+    "mean_right": 20.0,
+    "low_right": 20.0,
     "reference_accuracy": 0.5,
-    "reference_tokens": 50.0,
+    "reference_tokens": 20.0,
     "price": 0.5,
-    "target_high": 32.0,
-    "target_medium": 48.0,
+    "target_high": 64.0,
+    "target_medium": 64.0,
     "target_low": 64.0,
 }
 
@@ -76,8 +76,8 @@ def test_rewards_are_floats_one_a_row_and_nan_only_where_unscored(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_right_cut_rollout_loses_exactly_where_the_file_says_so(path):
-    finished, cut = loaded(path)(rollouts([1, 1], [40, 64], cut=[False, True]))
-    assert (cut < finished) == declares_penalty(path)
+    finished, cut = loaded(path)(rollouts([1, 1], [63, 64], cut=[False, True]))
+    assert (finished - cut > 0.01) == declares_penalty(path)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -8,7 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reason_rl.algorithm.budget import CycleBudget, FixedBudget, HistoryBudget, PassRateBudget, StairsBudget, make_budget
+from reason_rl.algorithm.budget import (
+    CycleBudget,
+    FixedBudget,
+    HistoryBudget,
+    PassRateBudget,
+    StairsBudget,
+    make_budget,
+)
 from reason_rl.algorithm.reward import correctness, product
 from reason_rl.algorithm.schedule import cycle, cycle_end, stairs
 from reason_rl.algorithm.store import Observed, Reference, Store, after_generation
@@ -150,7 +157,13 @@ def test_budgets_are_made_from_their_sections():
     sections = {
         FixedBudget(9): {"use": "fixed", "tokens": 9},
         StairsBudget((9, 5), 4): {"use": "stairs", "tokens": [9, 5], "every": 4},
-        CycleBudget("stair", 5, 9, 4): {"use": "cycle", "shape": "stair", "low_tokens": 5, "high_tokens": 9, "period": 4},
+        CycleBudget("stair", 5, 9, 4): {
+            "use": "cycle",
+            "shape": "stair",
+            "low_tokens": 5,
+            "high_tokens": 9,
+            "period": 4,
+        },
         PassRateBudget((0.5,), (9, 5)): {"use": "pass_rate", "thresholds": [0.5], "tokens": [9, 5]},
         HistoryBudget(2.0, 5, 9): {"use": "history", "factor": 2.0, "smallest_tokens": 5, "largest_tokens": 9},
     }

@@ -133,7 +133,9 @@ def test_cures_counts_the_probe_the_generations_and_forgets():
 
 def test_a_problem_of_a_table_goes_on_from_its_reference():
     policy = Cures(0.1, 1.0, 4)
-    store = after_generation(start_store([policy], {"b": Reference(4, 2, 9.0)}), [policy], [Observed("b", (1, 1), (9, 9))])
+    store = after_generation(
+        start_store([policy], {"b": Reference(4, 2, 9.0)}), [policy], [Observed("b", (1, 1), (9, 9))]
+    )
     assert policy.success(store, ["b"]) == pytest.approx([(4 + 1) / (6 + 2)])
 
 

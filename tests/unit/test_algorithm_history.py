@@ -56,9 +56,7 @@ def test_without_history_hapo_is_correctness_and_unscored_stays_unscored():
 
 @given(st.floats(10, 200), st.lists(st.integers(1, 500), min_size=2, max_size=8), st.sampled_from(["cosine", "linear"]))
 def test_hapo_prefers_short_and_any_right_answer_to_any_wrong_one(h, lengths, shape):
-    right, wrong = (
-        reward("hapo", shape=shape)(history([c] * len(lengths), sorted(lengths), h)) for c in (1.0, 0.0)
-    )
+    right, wrong = (reward("hapo", shape=shape)(history([c] * len(lengths), sorted(lengths), h)) for c in (1.0, 0.0))
     assert (right.diff() <= 1e-6).all()
     assert (wrong.diff() <= 1e-6).all()
     assert right.min() >= 0.3 - 1e-6
@@ -93,5 +91,5 @@ def test_o1_pruner_prefers_short_stays_in_bounds_and_takes_an_empty_answer(lengt
 def test_o1_pruner_names_the_problem_without_a_reference():
     known = {"reference_tokens": [10.0, math.nan], "reference_accuracy": [0.5, math.nan]}
     batch = example_batch([1, 1], [5, 5], group_size=1, known=known)
-    with pytest.raises(RunError, match=r"problem p1 has no reference; name a table in difficulty\.table"):
+    with pytest.raises(RunError, match=r"problem p1 has no reference; set algorithm\.reference or difficulty\.table"):
         against_reference(2.0)(batch)

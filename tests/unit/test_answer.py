@@ -15,7 +15,7 @@ from reason_rl.answer.extract import extract_boxed, split_think
 from reason_rl.answer.verify import ExactVerifier, MathVerifier, make_verifier
 from reason_rl.errors import RunError
 
-HANG = r"\frac{5^{(5^{(5^{(5^5)})}-4)}-5}{16}"  # one long C call: no alarm of Python's can interrupt it
+HANG = r"(x+1)^{9999}(y+1)^{9999}"  # minutes of algebra that no guard sees
 TOWER = r"9^{9^{9^{9}}}"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -116,7 +116,7 @@ def test_hostile_answers_are_wrong_counted_and_hold_nothing_up(two_workers):
     answers = [TOWER, "0.5", HANG, "0.25", TOWER]
     gold = ["1", r"\frac{1}{2}", "1", r"\frac{1}{4}", "1"]
     assert two_workers.verify(answers, gold) == [False, True, False, True, False]
-    assert two_workers.timeouts == 2  # the same pair is judged once
+    assert two_workers.timeouts == 1  # the tower is not even tried
     assert two_workers.verify(["0.5"], [r"\frac{1}{2}"]) == [True]
 
 
@@ -138,7 +138,7 @@ def test_workers_know_no_torch_and_end_with_the_verifier():
     import torch  # here, but not in the worker
 
     with make_verifier("math", timeout_seconds=5.0) as verifier:
-        assert verifier.verify(["0.5"], ["1/2"]) == [True]
+        assert verifier.verify(["x+1"], ["1+x"]) == [True]
         (pid,) = pids(verifier)
         assert "libtorch" in Path("/proc/self/maps").read_text()
         assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
@@ -148,22 +148,22 @@ def test_workers_know_no_torch_and_end_with_the_verifier():
 
 @linux
 def test_a_worker_that_dies_idle_is_not_held_against_the_answer(one_worker):
-    one_worker.verify(["0.5"], ["1/2"])
+    one_worker.verify(["x+1"], ["1+x"])
     (pid,) = pids(one_worker)
     os.kill(pid, signal.SIGKILL)
     while not gone(pid):
         time.sleep(0.01)
-    assert one_worker.verify(["0.25"], ["1/4"]) == [True]
+    assert one_worker.verify(["x+2"], ["2+x"]) == [True]
     assert one_worker.crashes == 0
 
 
 @linux
 def test_a_worker_that_dies_at_work_is_a_crash():
     with MathVerifier(timeout_seconds=60.0, workers=1) as verifier:
-        verifier.verify(["0.5"], ["1/2"])
+        verifier.verify(["x+1"], ["1+x"])
         killer = threading.Timer(0.5, os.kill, (*pids(verifier), signal.SIGKILL))
         killer.start()
-        assert verifier.verify([HANG, "0.25"], ["1", "1/4"]) == [False, True]
+        assert verifier.verify([HANG, "x+2"], ["1", "2+x"]) == [False, True]
         assert (verifier.timeouts, verifier.crashes) == (0, 1)
 
 
@@ -173,7 +173,7 @@ def test_a_hung_worker_does_not_outlive_a_killed_parent():
         "import threading, time\n"
         "from reason_rl.answer.verify import MathVerifier\n"
         "v = MathVerifier(timeout_seconds=2.0, workers=1)\n"
-        "v.verify(['0.5'], ['1/2'])\n"
+        "v.verify(['x+1'], ['1+x'])\n"
         "print(v._pool.workers[0].process.pid, flush=True)\n"
         f"v.verify([{HANG!r}], ['1'])\n"
     )
@@ -189,8 +189,8 @@ def test_a_hung_worker_does_not_outlive_a_killed_parent():
 def test_a_checker_that_does_not_start_is_said_so(monkeypatch):
     monkeypatch.setattr(pool, "START_SECONDS", 0.0)
     with MathVerifier(workers=1) as verifier, pytest.raises(RunError, match="did not start within 0 s"):
-        verifier.verify(["0.5"], ["1/2"])
+        verifier.verify(["x+1"], ["1+x"])
     monkeypatch.undo()
     monkeypatch.setattr(pool.sys, "executable", "/bin/false")
     with MathVerifier(workers=1) as verifier, pytest.raises(RunError, match=r"did not start \(exit code 1"):
-        verifier.verify(["0.5"], ["1/2"])
+        verifier.verify(["x+1"], ["1+x"])

@@ -9,7 +9,7 @@ from reason_rl.errors import RecipeError
 from reason_rl.problem.prompt import messages
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems, stable_id
-from reason_rl.recipe.schema import HubData, JsonlData
+from reason_rl.recipe.schema import GymData, HubData, JsonlData
 
 ROW = {"problem": "1+1", "answer": "2"}
 
@@ -93,7 +93,7 @@ def test_an_unknown_local_set_is_named_with_a_near_one(tmp_path, monkeypatch):
 
 
 def gym(task, count, **config):
-    return SimpleNamespace(use="reasoning_gym", task=task, count=count, seed=0, config=config)
+    return GymData(use="reasoning_gym", task=task, count=count, config=config)
 
 
 ONE_DIGIT = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1, "operators": ["+"]}
@@ -115,8 +115,8 @@ def test_gym_says_when_a_task_is_exhausted():
 def test_gym_names_a_near_task_and_refuses_tasks_without_answer():
     with pytest.raises(RecipeError, match=r"did you mean basic_arithmetic\?"):
         load_problems(gym("basic_aritmetic", 5))
-    with pytest.raises(RecipeError, match=r"reasoning_gym/graph_color item 0: answer is empty"):
-        load_problems(gym("graph_color", 5))
+    with pytest.raises(RecipeError, match=r"data.task: rush_hour is not used: it has several right answers"):
+        load_problems(gym("rush_hour", 5))
 
 
 def test_gym_levels_come_from_the_metadata_when_they_are_numbers():

@@ -92,16 +92,16 @@ def test_the_tiny_recipe_closes_cut_traces_with_the_end_of_thinking():
     recipe = load_recipe("tiny/anytime_brpo").recipe
     rule = composition(recipe, recipe.reward_file()).summaries
     end = build_tokenizer().convert_tokens_to_ids("</think>")
-    assert (rule.budgets, rule.cut_ids, rule.answer_ids, rule.end_think_id) == ((24, 48, 72, 96), (end,), (), end)
-    plan = composition(recipe, recipe.reward_file()).row_plan([96] * 8, range(8), 8)
+    assert (rule.budgets, rule.cut_ids, rule.answer_ids, rule.end_think_id) == ((48, 96, 144, 192), (end,), (), end)
+    plan = composition(recipe, recipe.reward_file()).row_plan([192] * 8, range(8), 8)
     assert plan.stop_ids == (end,)
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ("algorithm.budget.tokens=80", "is 80, but summaries end at 96 think tokens"),
-        ("algorithm.summaries.budgets=[48, 24, 96]", "do not grow"),
+        ("algorithm.budget.tokens=80", "is 80, but summaries end at 192 think tokens"),
+        ("algorithm.summaries.budgets=[48, 24, 192]", "do not grow"),
         ("algorithm.filter.keep=non_zero_std", "is not for summaries; use all"),
         ("algorithm.overlong=mask", "traces out that were cut"),
         ("trainer.loss_type=sapo", "one advantage a row"),

@@ -77,12 +77,10 @@ def test_ratios_near_one_start_from_cold_where_exact_weights_do_not():
 
 def loss_of(make_trainer, make_config, monkeypatch, tmp_path, level):
     """Return the loss, and its gradient to the first token's log-probability of each row, from TRL's own code."""
-    asked = grpo_config(load_recipe("tiny/adaptthink").recipe, tmp_path, 192)
+    asked = grpo_config(load_recipe("tiny/adaptthink").recipe, tmp_path, 384)
     fields = {name: getattr(asked, name) for name in ("loss_type", "epsilon", "epsilon_high", "beta")}
     trainer = make_trainer(
-        config=make_config(
-            **fields, importance_sampling_level=level, scale_rewards="none", steps_per_generation=1
-        )
+        config=make_config(**fields, importance_sampling_level=level, scale_rewards="none", steps_per_generation=1)
     )
     width = max(LENGTHS)
     mask = (torch.arange(width) < torch.tensor(LENGTHS)[:, None]).long()
@@ -165,9 +163,9 @@ def test_the_tiny_recipe_opens_half_of_its_rows_with_the_end_of_thinking():
     recipe = load_recipe("tiny/adaptthink").recipe
     method = composition(recipe, recipe.reward_file())
     end = build_tokenizer().convert_tokens_to_ids("</think>")
-    assert [(o.token_ids, o.share, o.budget_tokens) for o in method.openings] == [((end,), 0.5, 48), ((), 0.5, None)]
-    plan = method.row_plan([192] * 8, range(8), 8)
-    assert plan.budgets == (48,) * 4 + (192,) * 4
+    assert [(o.token_ids, o.share, o.budget_tokens) for o in method.openings] == [((end,), 0.5, 96), ((), 0.5, None)]
+    plan = method.row_plan([384] * 8, range(8), 8)
+    assert plan.budgets == (96,) * 4 + (384,) * 4
 
 
 @pytest.mark.parametrize(

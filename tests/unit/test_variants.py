@@ -19,7 +19,9 @@ def test_each_problem_is_asked_once_in_each_variant_and_some_plainly():
     assert sum(variant == "short" for _, variant in asked) == 40
     assert 4 <= sum(variant == "plain" for _, variant in asked) <= 16
     assert all(variant_of(name) == variant for name, variant in asked)
-    first = {variant: prompt[0]["content"] for prompt, variant in zip(dataset["prompt"][:2], ("short", "long"), strict=True)}
+    first = {
+        variant: prompt[0]["content"] for prompt, variant in zip(dataset["prompt"][:2], ("short", "long"), strict=True)
+    }
     assert first == {"short": "chain 0 + 1 ; no wait", "long": "chain 0 + 1 ; wait again"}
 
 

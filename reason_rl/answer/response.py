@@ -1,0 +1,161 @@
+r"""Find the answer in a whole response, as an evaluation does: boxes first, then marks and phrases, then the last number.
+
+Training uses the last box alone (`extract_boxed`): what finds more also rewards more spellings.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from reason_rl.answer.extract import TOKENS, extract_boxed
+from reason_rl.answer.normal import without_text
+
+THINK = re.compile(r"</?think>")
+BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$.,;]+)")
+TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+HASHES = re.compile(r"####\s*([^\n]+)")
+PHRASE = re.compile(
+    r"(?:final\s+answer|the\s+answer|answer|答案|largest\s+\$?\w\$?|result)\s*(?:is|:|=|are|是)\s*:?\s*\**([^\n]+)",
+    re.IGNORECASE,
+)
+MATHS = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
+NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:[.,]\d+)?(?:/\d+)?")
+SENTENCE_END = re.compile(r"\.(?:\s|$)")
+WORD = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{2,}")
+COMMAND_TEXT = re.compile(r"\\[a-zA-Z]+\s*(?:\{[^{}]*\})?")
+PROSE_WORDS = 4
+JOIN = re.compile(r"(?:[\s$,;&]|\\[,;()\[\]]|\\quad|\\text\s*\{[^{}]*\}|and|[a-z]_?\{?\d?\}?\s*=){1,40}")
+JOINED_BY = re.compile(r",|;|\band\b")
+
+
+class Found(NamedTuple):
+    """An answer and by which rule it was found."""
+
+    text: str
+    by: str
+
+
+def find_answer(response: str) -> Found | None:
+    r"""Return the answer of a response; None when thinking was never closed, or there is nothing to find.
+
+    After the last ``</think>``: the last box (several in one breath are a list), ``<answer>``, ``####``, "the answer is", the
+    last formula, bold text, the last number. A response that is nothing but an answer is that answer.
+
+    >>> find_answer(r"<think>\boxed{1}</think> So \boxed{2}, or rather \boxed{3}.")
+    Found(text='3', by='box')
+    >>> find_answer("The answer is 7 apples.")
+    Found(text='7', by='phrase')
+    >>> find_answer("<think> 7") is None
+    True
+    """
+    parts = THINK.split(response)
+    if len(parts) > 1 and THINK.findall(response)[-1] == "<think>":
+        return None
+    text = parts[-1].strip()
+    if not text:
+        return None
+    for by, rule in RULES:
+        found = rule(text)
+        if found:
+            inner = _phrase(without_text(found)) if by == "box" else None
+            return Found((inner or found).strip(), by)
+    if not is_prose(text):
+        return Found(text, "whole")
+    for by, rule in PROSE_RULES:
+        found = rule(text)
+        if found:
+            return Found(found.strip(), by)
+    return Found(text, "whole")
+
+
+def is_prose(text: str) -> bool:
+    """Return whether a text has sentences around its answer.
+
+    >>> is_prose("so the number is 7"), is_prose("3 apples"), is_prose("13 and 14")
+    (True, False, False)
+    """
+    words = WORD.findall(COMMAND_TEXT.sub(" ", MATHS.sub(" ", without_text(text))))
+    return len(words) >= PROSE_WORDS or (MATHS.search(text) is not None and len(words) > 0)
+
+
+def boxes(text: str) -> str | None:
+    r"""Return the content of the last box, or of the last boxes joined by commas where only "and" or commas lie between.
+
+    >>> boxes(r"$\boxed{2}$ and $\boxed{3}$"), boxes(r"\boxed{2} is wrong, so \boxed{3}")
+    ('2, 3', '3')
+    """
+    last = extract_boxed(text)
+    spans = _spans(text)
+    if len(spans) < 2 or last is None:
+        return last
+    chosen = [spans[-1]]
+    for span in reversed(spans[:-1]):
+        between = text[span[1] + 1 : chosen[0][2]]
+        if text.startswith("\\fbox", span[2]) != text.startswith("\\fbox", chosen[0][2]):
+            break
+        if not (JOIN.fullmatch(between) and JOINED_BY.search(between)):
+            break
+        chosen.insert(0, span)
+    return ", ".join(text[start:end].strip() for start, end, _ in chosen)
+
+
+def _spans(text: str) -> list[tuple[int, int, int]]:
+    """Return content start, content end and start of each box that stands in no other box."""
+    spans, opened = [], []
+    for token in TOKENS.finditer(text):
+        if token["box"]:
+            opened.append((token.end(), token.start()))
+        elif token["open"]:
+            opened.append((-1, -1))
+        elif token["close"] and opened:
+            content, start = opened.pop()
+            if content >= 0 and all(outer < 0 for outer, _ in opened):
+                spans.append((content, token.start(), start))
+    return spans
+
+
+def _last(pattern: re.Pattern[str], text: str) -> str | None:
+    found = pattern.findall(text)
+    if not found:
+        return None
+    last = found[-1]
+    return last if isinstance(last, str) else next((part for part in last if part), None)
+
+
+def _phrase(text: str) -> str | None:
+    said = _last(PHRASE, text)
+    if said is None:
+        return None
+    said = SENTENCE_END.split(said.strip(" *"))[0]
+    if MATHS.search(said) is not None and " is " in said:
+        said = said.rpartition(" is ")[2]
+    formulas = [next(part for part in found.groups() if part) for found in MATHS.finditer(said)]
+    if formulas:
+        return ", ".join(formulas) if JOINED_BY.search(MATHS.sub(" ", said)) else formulas[-1]
+    if is_prose(said) or re.match(r"[-+]?[\d.,/]+\s+[a-z]", said):
+        first = NUMBER.search(said)
+        return first[0] if first else said
+    return said
+
+
+def _closing(text: str) -> str | None:
+    """Return the answer of a closing "Final Answer:" that comes after the last box."""
+    closing = text.lower().rfind("final answer:")
+    return None if closing < max(text.rfind("\\boxed"), 0) or closing < 0 else _phrase(text[closing:])
+
+
+RULES = (
+    ("phrase", _closing),
+    ("box", boxes),
+    ("box", lambda text: _last(BARE_BOX, text)),
+    ("tag", lambda text: _last(TAGGED, text)),
+    ("####", lambda text: _last(HASHES, text)),
+    ("phrase", _phrase),
+)
+PROSE_RULES = (
+    ("formula", lambda text: _last(MATHS, text)),
+    ("bold", lambda text: _last(BOLD, text)),
+    ("number", lambda text: _last(NUMBER, text)),
+)

@@ -1,0 +1,277 @@
+"""Spellings of answers: what is the same, what is not, what cannot be told; and hostile strings by the thousand."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from reason_rl.answer.compare import Verdict, compare_texts, unverifiable
+from reason_rl.answer.grade import grade_file, grade_rows
+from reason_rl.answer.normal import normal
+from reason_rl.answer.number import number
+from reason_rl.answer.response import find_answer
+from reason_rl.answer.verify import MathVerifier, before_algebra
+from reason_rl.errors import RecipeError
+
+SAME = [
+    ("1000", "1 000"),
+    ("1234567", "1,234,567"),
+    ("1234567", r"1{,}234{,}567"),
+    ("16386.20", r"\$16,\!386.20"),
+    ("0.5", "0,5"),
+    ("2.74", "2,74"),
+    ("5/4", "1 1/4"),
+    (r"2\frac{1}{2}", "2.5"),
+    ("8.7e8", r"8.7 \times 10^{8}"),
+    ("1e-8", "10^{-8}"),
+    ("-5", "\N{MINUS SIGN}5"),
+    (r"\frac{1}{2}", "½"),
+    (r"\sqrt{3}", "√3"),
+    ("x^2", "x²"),
+    ("5", "\N{FULLWIDTH DIGIT FIVE}"),
+    (r"\frac{1}{2}", "frac{1}{2}"),
+    (r"\frac{1}{2}", r"\frac12"),
+    ("28\\%", "28 percent"),
+    ("28\\%", "0.28"),
+    ("50", "50\\%"),
+    ("5", r"5 \text{ cm}"),
+    (r"5\text{ m}", r"500\text{ cm}"),
+    ("70000", "70,000 dollars"),
+    ("18", "$18.00"),
+    ("90", "90°"),
+    ("52_8", "42_{10}"),
+    ("248", "11111000_2"),
+    ("7", "7."),
+    ("7", "= 7"),
+    ("7", r"\approx 7"),
+    ("7", "**7**"),
+    ("5", "\u200b5"),
+    (r"\text{(E)}", "e"),
+    ("A", "A. bank"),
+    ("A", "(A) bank"),
+    (r"\text{ellipse}", "an ellipse"),
+    (r"\text{June 20}", "20 June"),
+    (r"\text{no solution}", r"\emptyset"),
+    ("DNE", r"\text{does not exist}"),
+    ("one half", "0.5"),
+    ("33.3", r"\frac{100}{3}"),
+    ("326.5", "326.53"),
+    (r"\frac{3}{56}", "0.0535714285714164"),
+    ("7:32", r"\frac{7}{32}"),
+    ("(1,2)", r"\left(1,2\right)"),
+    ("5", "((((5))))"),
+    ("4:30", "4:30 p.m."),
+]
+OTHER = [
+    ("5", "6"),
+    ("32349", "32, 349"),
+    ("0.75", "75"),
+    ("1", "100"),
+    ("50", "0.5"),
+    (r"5\text{ m}", r"5\text{ km}"),
+    ("3:2", "2:3"),
+    ("2516_8", "2516_{10}"),
+    (r"\frac{1}{3}", "0.333"),
+    ("3.14", "3.14159"),
+    (r"\{1,2,3\}", "(1,2,3)"),
+    ("7", "7!"),
+    (r"\text{(B)}", r"\text{(A)}"),
+    (r"\text{Yes}", r"\text{No}"),
+    ("5", ""),
+    (r"\text{Evelyn}", r"\text{Carla}"),
+]
+ALGEBRA = [
+    ("x+1", "1+x", True),
+    (r"e^{i\pi}", "-1", True),
+    (r"288\pi", "904.7786842338603", True),
+    (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}", False),
+    ("14 - i", "14.0 + -1.0i", True),
+    (r"\begin{pmatrix} -2 \\ -14 \end{pmatrix}", "(-2,-14)", True),
+    ("[-2,7]", r"-2 \le x \le 7", True),
+    (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{pmatrix} 1 & 3 \\ 2 & 4 \end{pmatrix}", False),
+    ("5", "y=5", True),
+    ("x=5", "y=5", False),
+    (r"\frac{1}{2}\left(e^{at}+e^{-at}\right)", r"\cosh(at)", True),
+    (r"3 \pm 2\sqrt{2}", r"3-2\sqrt{2}, 3+2\sqrt{2}", True),
+    (r"8\sqrt{10}", "\\begin{matrix}\n8 \\\\ \\times \\\\ \\sqrt{ \\\\ 10 \\\\ } \\end{matrix}", True),
+    ("3.14", r"\pi", False),
+    ("-2\\pi", "-2*pi", True),
+]
+RESPONSES = [
+    (r"<think>\boxed{1}</think> \boxed{2}", "2"),
+    ("<think>only thinking", None),
+    (r"\boxed{2} and \boxed{3}", "2, 3"),
+    (r"\boxed{5} is wrong, so \boxed{7}", "7"),
+    (r"\boxed{\boxed{7}}", "7"),
+    (r"\boxed 7", "7"),
+    ("#### 1,234", "1,234"),
+    ("<answer>7</answer>", "7"),
+    ("The answer is 7 apples and 12 pears.", "7"),
+    ("Final Answer: The largest $n$ is 34.", "34"),
+    (r"\boxed{255} so in all it is more. Final Answer: The final answer is $10,455$. I hope it is correct.", "10,455"),
+    ("so we see that it is equal to $x+1$ after all", "x+1"),
+    ("so there must be 12 of them in the end", "12"),
+    ("x + 1", "x + 1"),
+    ("", None),
+]
+BOMBS = [
+    r"9^{9^{9^{9}}}",
+    "10^{100000000}",
+    "((10!)!)!",
+    "7" * 1000,
+    "(" * 500 + "5",
+    r"\frac{1}{" * 40,
+    "x" * 5000,
+    "100000!",
+]
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    with MathVerifier(timeout_seconds=5.0, workers=2) as verifier:
+        yield verifier
+
+
+@pytest.mark.parametrize(("gold", "answer"), SAME)
+def test_another_spelling_is_right_without_algebra(gold, answer):
+    verdict = before_algebra(answer, gold)
+    assert getattr(verdict, "correct", verdict) is True
+
+
+@pytest.mark.parametrize(("gold", "answer"), OTHER)
+def test_another_answer_is_wrong_without_algebra(gold, answer, verifier):
+    assert verifier.judge([answer], [gold])[0].correct is False
+
+
+@pytest.mark.parametrize(("gold", "answer", "right"), ALGEBRA)
+def test_algebra(gold, answer, right, verifier):
+    assert verifier.judge([answer], [gold])[0].correct is right
+
+
+@pytest.mark.parametrize(("response", "answer"), RESPONSES)
+def test_the_answer_of_a_response(response, answer):
+    found = find_answer(response)
+    assert (found.text if found else None) == answer
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_what_blows_up_is_not_tried(bomb):
+    verdict = before_algebra(bomb, "1")
+    assert isinstance(verdict, Verdict)
+    assert not verdict.correct
+
+
+def test_a_gold_answer_that_cannot_be_read_is_no_verdict(verifier):
+    assert verifier.judge(["5"], [""])[0].correct is None
+    assert verifier.judge(["5", None], [r"\foo{", "5"])[1].correct is False
+
+
+LATEX = st.recursive(
+    st.sampled_from(
+        [
+            "x",
+            "y",
+            "1",
+            "27",
+            "0.5",
+            r"\pi",
+            r"\infty",
+            "e",
+            "",
+            " ",
+            "-",
+            "+",
+            ",",
+            "=",
+            r"\text{cm}",
+            r"\%",
+            "$",
+            "\\",
+        ]
+    ),
+    lambda inner: st.one_of(
+        st.tuples(
+            st.sampled_from([r"\frac{%s}{%s}", "%s^{%s}", "%s_%s", "(%s,%s)", r"\{%s,%s\}", "%s+%s", "[%s,%s)"]),
+            inner,
+            inner,
+        ).map(lambda parts: parts[0] % parts[1:]),
+        st.tuples(
+            st.sampled_from(
+                [
+                    r"\sqrt{%s}",
+                    r"\boxed{%s}",
+                    r"\left(%s\right)",
+                    "{%s",
+                    "%s}",
+                    "(%s",
+                    "%s!",
+                    r"\begin{pmatrix}%s\end{pmatrix}",
+                ]
+            ),
+            inner,
+        ).map(lambda parts: parts[0] % parts[1]),
+    ),
+    max_leaves=12,
+)
+HOSTILE = st.one_of(LATEX, st.text(max_size=60), st.text("()[]{}\\^_$0123456789 !,.", max_size=80))
+
+
+@settings(max_examples=5000, suppress_health_check=[HealthCheck.too_slow])
+@given(HOSTILE)
+def test_no_string_breaks_what_runs_in_this_process(text):
+    find_answer(text)
+    once = normal(text)
+    assert isinstance(once, str)
+    number(once)
+    unverifiable(once)
+    compare_texts(text, text)
+    compare_texts("5", text)
+
+
+@settings(max_examples=5000, suppress_health_check=[HealthCheck.too_slow])
+@given(HOSTILE)
+def test_an_answer_is_itself(text):
+    verdict = before_algebra(text, text)
+    if not text.strip() or not normal(text):
+        assert verdict.correct is not True
+    else:
+        assert verdict.correct is True
+
+
+@pytest.mark.slow
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given(LATEX)
+def test_no_formula_breaks_the_algebra(verifier, text):
+    assert verifier.judge([text], ["5"])[0].correct in (True, False, None)
+
+
+def test_rows_come_back_in_order_with_verdict_and_reason(tmp_path):
+    rows = [
+        {"id": "a", "gold": "1/2", "prediction": r"so \boxed{0.5}"},
+        {"id": "b", "gold": "2", "prediction": "The answer is 3."},
+        {"id": "c", "gold": "1", "prediction": BOMBS[0]},
+    ]
+    graded = grade_rows(rows, workers=1)
+    assert [row["id"] for row in graded] == ["a", "b", "c"]
+    assert [row["correct"] for row in graded] == [True, False, None]
+    assert graded[2]["reason"] == "unverifiable: a tower of powers"
+    assert graded[0]["extracted_by"] == "box"
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert grade_file(path, workers=1) == graded
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "rows.jsonl:1: not JSON"),
+        ('{"gold": "1"}', "rows.jsonl:1: prediction is missing"),
+        ('{"gold": 1, "prediction": "1"}', "gold is 1; expected text"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, line, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(RecipeError, match=message):
+        grade_file(path)
