@@ -11,8 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from reason_rl.bench.commands import bench_app
 from reason_rl.errors import ReasonRLError, RecipeError
 from reason_rl.stopping.commands import probe_app, stop_app
+from reason_rl.terminal import AsJson, Overrides, RecipeName, Workers, emit, say
 
 app = typer.Typer(
     help="Reinforcement-learning fine-tuning for efficient reasoning: the same answers, far fewer tokens.",
@@ -21,17 +23,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 recipes_app = typer.Typer(help="List and copy the recipes that ship.", no_args_is_help=True)
-bench_app = typer.Typer(help="Comparisons measured in one run.", no_args_is_help=True)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(bench_app, name="bench")
 app.add_typer(stop_app, name="stop")
 app.add_typer(probe_app, name="probe")
-
-RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (see recipes ls).")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, or ~key.path to delete.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Workers = Annotated[int, typer.Option(min=1, help="Runs made at a time; the cores are shared out among them.")]
-
 
 VERDICTS = {"right": True, "wrong": False, "unverifiable": None}
 
@@ -45,23 +40,6 @@ class Engine(enum.StrEnum):
 
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")]
-
-
-def emit(value: Any, as_json: bool, text: Any = None) -> None:
-    """Print a result: JSON when asked for, else the text (a string or a rich table)."""
-    if as_json:
-        print(json.dumps(value, indent=2, default=str))
-    elif isinstance(text, str):
-        print(text)
-    else:
-        from rich.console import Console
-
-        Console().print(value if text is None else text)
-
-
-def say(line: str) -> None:
-    """Tell what is being done, on the error stream, so that results stay alone on the output."""
-    print(f"reason-rl: {line}", file=sys.stderr, flush=True)
 
 
 def load(name: str, overrides: list[str] | None) -> Any:
@@ -216,7 +194,9 @@ def compare(
         Path | None, typer.Option(help="config.json of the models: adds idealised FLOPs and decoding time.")
     ] = None,
     prompt_tokens: Annotated[int, typer.Option(min=0, help="Prompt tokens for the idealised cost.")] = 200,
-    html: Annotated[Path | None, typer.Option(help="Write an offline page with pictures and regressions there.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write an offline page with pictures and regressions there.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare evaluations (JSONL) of the same problems with that of a start model, paired, with 95 % intervals."""
@@ -394,96 +374,6 @@ def grade(
         print("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
     else:
         emit(counts, False, f"{len(rows)} rows: {text}")
-
-
-@bench_app.command("seeds")
-def bench_seeds(
-    recipe: RecipeName,
-    out: Annotated[Path, typer.Option(help="Results, one JSON line a seed; seeds found there are not repeated.")],
-    seeds: Annotated[int, typer.Option(help="Training seeds.")] = 3,
-    workers: Workers = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Run a recipe with several training seeds."""
-    from reason_rl.bench.seeds import over_seeds
-
-    rows = over_seeds(recipe, seeds, out, workers, say)
-    emit(rows, as_json, "\n".join(_seed_line(row) for row in rows))
-
-
-def _seed_line(row: dict[str, Any]) -> str:
-    from reason_rl.report.tables import figure
-
-    difference = figure("accuracy", row["metrics"]["accuracy"]["difference"], signed=True)
-    return f"seed {row['seed']}: {row['token_cut']['mean']:.1%} fewer tokens, accuracy {difference} points"
-
-
-SpeedRows = Annotated[int, typer.Option("--rows", min=16, help="Rows of the generation batch.")]
-SpeedRepeats = Annotated[int, typer.Option("--repeats", min=1, help="Measured passes; their median counts.")]
-
-
-def _speed(part: Any, rows: int, repeats: int, as_json: bool) -> None:
-    from reason_rl.bench.speed import Workload, compare_speed
-
-    result = compare_speed(part, Workload(rows=rows, repeats=repeats), say)
-    ours, stock = (result[side]["tokens_per_second"] for side in ("ours", "stock"))
-    line = f"{part}: {result['ratio_vs_trl']:.2f} times stock TRL ({ours:,.0f} against {stock:,.0f} tokens/s)"
-    emit(result, as_json, f"{line}, {result['memory_ratio_vs_trl']:.2f} times its peak memory")
-
-
-@bench_app.command("rollout")
-def bench_rollout(rows: SpeedRows = 256, repeats: SpeedRepeats = 3, as_json: AsJson = False) -> None:
-    """Rollouts of the hf engine against stock TRL's, same weights, prompts and heavy-tailed lengths."""
-    _speed("rollout", rows, repeats, as_json)
-
-
-@bench_app.command("update")
-def bench_update(rows: SpeedRows = 256, repeats: SpeedRepeats = 3, as_json: AsJson = False) -> None:
-    """Loss, gradients and optimizer steps against stock TRL's, same batch."""
-    _speed("update", rows, repeats, as_json)
-
-
-@bench_app.command("step")
-def bench_step(rows: SpeedRows = 256, repeats: SpeedRepeats = 3, as_json: AsJson = False) -> None:
-    """Rollout and update of one generation batch against stock TRL's."""
-    _speed("step", rows, repeats, as_json)
-
-
-@bench_app.command("grader")
-def bench_grader(
-    cases: Annotated[Path, typer.Argument(help="JSONL with gold, prediction and expected_equivalent.")],
-    out: Annotated[Path, typer.Option(help="Where the agreement goes, as JSON.")],
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a pair.")] = 5.0,
-    workers: Workers = 2,
-    as_json: AsJson = False,
-) -> None:
-    """Agreement of the grader, and of bare math-verify, with labelled cases."""
-    from reason_rl.bench.grader import agreement
-    from reason_rl.run_folder import write_text
-
-    result = agreement(cases, timeout, workers)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    bare = result["bare_math_verify"]
-    emit(
-        result,
-        as_json,
-        f"{result['agreement']:.1%} of {result['cases']} cases; bare math-verify {bare['agreement']:.1%}",
-    )
-
-
-@bench_app.command("stock")
-def bench_stock(
-    out: Annotated[Path, typer.Option(help="Results, one JSON line a run; runs found there are not repeated.")],
-    seeds: Annotated[int, typer.Option(help="Training seeds.")] = 3,
-    workers: Workers = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Stock trl.GRPOTrainer against our DLER: same model, data and number of rollouts."""
-    from reason_rl.bench.stock import stock_comparison
-
-    table = stock_comparison(out, seeds, workers, say)
-    emit(table, as_json, json.dumps(table, indent=2))
 
 
 @app.command()

@@ -9,17 +9,16 @@ from typing import Any
 from reason_rl.errors import RecipeError
 
 # One right answer, short and exact: graded as text or as a number.
-ONE_ANSWER = frozenset(
-    """
-    aiw base_conversion basic_arithmetic bitwise_arithmetic caesar_cipher calendar_arithmetic chain_sum circuit_logic
-    color_cube_rotation count_bits count_primes decimal_arithmetic decimal_chain_sum family_relationships
-    fraction_simplification gcd gsm_symbolic largest_island lcm leg_counting letter_counting list_functions
-    manipulate_matrix maze needle_haystack number_filtering number_sequence number_sorting path_star prime_factorization
-    products rectangle_count ransom_note isomorphic_strings rotate_matrix rotten_oranges simple_equations simple_geometry
-    spell_backward spiral_matrix string_insertion string_manipulation string_splitting string_synthesis time_intervals
-    binary_matrix word_sequence_reversal word_sorting syllogism zebra_puzzles dice
-    """.split()
-)
+ONE_ANSWER_NAMES = """
+    aiw base_conversion basic_arithmetic binary_matrix bitwise_arithmetic caesar_cipher calendar_arithmetic
+    chain_sum circuit_logic color_cube_rotation count_bits count_primes decimal_arithmetic decimal_chain_sum dice
+    family_relationships fraction_simplification gcd gsm_symbolic isomorphic_strings largest_island lcm leg_counting
+    letter_counting list_functions manipulate_matrix maze needle_haystack number_filtering number_sequence
+    number_sorting path_star prime_factorization products ransom_note rectangle_count rotate_matrix rotten_oranges
+    simple_equations simple_geometry spell_backward spiral_matrix string_insertion string_manipulation
+    string_splitting string_synthesis syllogism time_intervals word_sequence_reversal word_sorting zebra_puzzles
+"""
+ONE_ANSWER = frozenset(ONE_ANSWER_NAMES.split())
 # Several right answers: what grading needs to know of the instance, by task.
 SEVERAL_ANSWERS: Mapping[str, tuple[str, ...]] = {
     "countdown": ("numbers", "target"),

@@ -51,7 +51,7 @@ class Checkers:
 
     def mirror(self, state: str) -> str:
         """Read the row from the other end with colours exchanged."""
-        return state[::-1].translate(str.maketrans({RED: BLUE, BLUE: RED}))
+        return state[::-1].translate(str.maketrans(RED + BLUE, BLUE + RED))
 
     def question(self) -> str:
         """Return the task in words."""

@@ -10,14 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from reason_rl.errors import RecipeError
+from reason_rl.terminal import AsJson, Overrides, RecipeName
 
 stop_app = typer.Typer(help="Temperature-scaled stopping of thinking.", no_args_is_help=True)
 probe_app = typer.Typer(help="Early exits by a probe, with a guarantee.", no_args_is_help=True)
 
-RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one (see recipes ls).")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, or ~key.path to delete.")]
 Model = Annotated[Path | None, typer.Option(help="A trained model or adapter; default: the recipe's model.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ElicitorText = Annotated[
     str | None, typer.Option("--elicitor", help="What an exit writes; default: end-of-think token and \\boxed{.")
 ]

@@ -8,9 +8,9 @@ import pytest
 
 from reason_rl import cli
 from reason_rl.evaluate.records import EvalRow, write_rows
+from reason_rl.recipe.suite import load_suite
 from reason_rl.report.comparison_page import REGRESSIONS, regressions, suite_of
 from reason_rl.report.published import BENCHMARKS, marked, published
-from reason_rl.recipe.suite import load_suite
 
 MODEL = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
 HEADER = {
@@ -104,7 +104,10 @@ def test_the_suite_of_other_data_is_none():
 
 def test_regressions_show_the_problems_that_lost_most_once_each():
     before = [row(i, s, 100 + 10 * s, True) for i in range(8) for s in range(2)]
-    after = [dataclasses.replace(one, correct=one.problem_id == "p00" or (one.problem_id > "p04" and one.sample == 0)) for one in before]
+    after = [
+        dataclasses.replace(one, correct=one.problem_id == "p00" or (one.problem_id > "p04" and one.sample == 0))
+        for one in before
+    ]
     pairs = regressions(before, after)
     assert [first.problem_id for first, _ in pairs] == ["p01", "p02", "p03", "p04", "p05"]
     assert len(pairs) == REGRESSIONS

@@ -113,13 +113,23 @@ def test_instances_are_solvable_distinct_and_the_same_each_time(name):
 
 def test_an_answer_longer_than_needed_is_right_and_an_empty_or_broken_one_is_wrong():
     gold = next(iter(puzzle_problems("hanoi", [1], 1, 0))).answer
-    answers = ["[[1, 1, 3]]", "[[1, 1, 2], [1, 2, 3]]", "[]", None, "[[1, 1, 3]", "[[true, 1, 3]]", "[[1, 1, 3], [1, 3, 1]]"]
+    answers = [
+        "[[1, 1, 3]]",
+        "[[1, 1, 2], [1, 2, 3]]",
+        "[]",
+        None,
+        "[[1, 1, 3]",
+        "[[true, 1, 3]]",
+        "[[1, 1, 3], [1, 3, 1]]",
+    ]
     with PuzzleVerifier() as verifier:
         verdicts = verifier.verify(answers, [gold] * len(answers))
     assert verdicts == [True, True, False, False, False, False, False]
 
 
-@given(st.text(max_size=60) | st.recursive(st.integers() | st.text(max_size=2), st.lists, max_leaves=12).map(json.dumps))
+@given(
+    st.text(max_size=60) | st.recursive(st.integers() | st.text(max_size=2), st.lists, max_leaves=12).map(json.dumps)
+)
 def test_no_text_makes_the_simulators_fail(text):
     moves = parse_moves(text)
     if moves is not None:
@@ -146,7 +156,9 @@ def test_suites_hold_and_a_wrong_checksum_or_count_does_not(name):
 
 
 def test_puzzles_must_be_played_not_compared(tmp_path):
-    with pytest.raises(RecipeError, match=r"answer.verify: math: data puzzle is graded by playing the moves; set puzzle"):
+    with pytest.raises(
+        RecipeError, match=r"answer.verify: math: data puzzle is graded by playing the moves; set puzzle"
+    ):
         load_suite("hanoi", ["answer.verify=math"])
     with pytest.raises(RecipeError, match=r"puzzle: is for data that has instances to check against"):
         load_suite("smoke", ["answer.verify=puzzle"])

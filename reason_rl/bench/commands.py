@@ -1,0 +1,103 @@
+"""``reason-rl bench``: comparisons measured in one run; torch is imported inside a command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from reason_rl.terminal import AsJson, RecipeName, Workers, emit, say
+
+bench_app = typer.Typer(help="Comparisons measured in one run.", no_args_is_help=True)
+
+
+@bench_app.command("seeds")
+def bench_seeds(
+    recipe: RecipeName,
+    out: Annotated[Path, typer.Option(help="Results, one JSON line a seed; seeds found there are not repeated.")],
+    seeds: Annotated[int, typer.Option(help="Training seeds.")] = 3,
+    workers: Workers = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe with several training seeds."""
+    from reason_rl.bench.seeds import over_seeds
+
+    rows = over_seeds(recipe, seeds, out, workers, say)
+    emit(rows, as_json, "\n".join(_seed_line(row) for row in rows))
+
+
+def _seed_line(row: dict[str, Any]) -> str:
+    from reason_rl.report.tables import figure
+
+    difference = figure("accuracy", row["metrics"]["accuracy"]["difference"], signed=True)
+    return f"seed {row['seed']}: {row['token_cut']['mean']:.1%} fewer tokens, accuracy {difference} points"
+
+
+SpeedRows = Annotated[int, typer.Option("--rows", min=16, help="Rows of the generation batch.")]
+SpeedRepeats = Annotated[int, typer.Option("--repeats", min=1, help="Measured passes; their median counts.")]
+
+
+def _speed(part: Any, rows: int, repeats: int, as_json: bool) -> None:
+    from reason_rl.bench.speed import Workload, compare_speed
+
+    result = compare_speed(part, Workload(rows=rows, repeats=repeats), say)
+    ours, stock = (result[side]["tokens_per_second"] for side in ("ours", "stock"))
+    line = f"{part}: {result['ratio_vs_trl']:.2f} times stock TRL ({ours:,.0f} against {stock:,.0f} tokens/s)"
+    emit(result, as_json, f"{line}, {result['memory_ratio_vs_trl']:.2f} times its peak memory")
+
+
+@bench_app.command("rollout")
+def bench_rollout(rows: SpeedRows = 256, repeats: SpeedRepeats = 3, as_json: AsJson = False) -> None:
+    """Rollouts of the hf engine against stock TRL's, same weights, prompts and heavy-tailed lengths."""
+    _speed("rollout", rows, repeats, as_json)
+
+
+@bench_app.command("update")
+def bench_update(rows: SpeedRows = 256, repeats: SpeedRepeats = 3, as_json: AsJson = False) -> None:
+    """Loss, gradients and optimizer steps against stock TRL's, same batch."""
+    _speed("update", rows, repeats, as_json)
+
+
+@bench_app.command("step")
+def bench_step(rows: SpeedRows = 256, repeats: SpeedRepeats = 3, as_json: AsJson = False) -> None:
+    """Rollout and update of one generation batch against stock TRL's."""
+    _speed("step", rows, repeats, as_json)
+
+
+@bench_app.command("grader")
+def bench_grader(
+    cases: Annotated[Path, typer.Argument(help="JSONL with gold, prediction and expected_equivalent.")],
+    out: Annotated[Path, typer.Option(help="Where the agreement goes, as JSON.")],
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a pair.")] = 5.0,
+    workers: Workers = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Agreement of the grader, and of bare math-verify, with labelled cases."""
+    from reason_rl.bench.grader import agreement
+    from reason_rl.run_folder import write_text
+
+    result = agreement(cases, timeout, workers)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    bare = result["bare_math_verify"]
+    emit(
+        result,
+        as_json,
+        f"{result['agreement']:.1%} of {result['cases']} cases; bare math-verify {bare['agreement']:.1%}",
+    )
+
+
+@bench_app.command("stock")
+def bench_stock(
+    out: Annotated[Path, typer.Option(help="Results, one JSON line a run; runs found there are not repeated.")],
+    seeds: Annotated[int, typer.Option(help="Training seeds.")] = 3,
+    workers: Workers = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Stock trl.GRPOTrainer against our DLER: same model, data and number of rollouts."""
+    from reason_rl.bench.stock import stock_comparison
+
+    table = stock_comparison(out, seeds, workers, say)
+    emit(table, as_json, json.dumps(table, indent=2))
