@@ -8,6 +8,7 @@ from typing import Any
 
 from reason_rl.errors import RecipeError
 from reason_rl.models import TINY_RANDOM
+from reason_rl.recipe.method_checks import GROUPS_FOR_A_BATCH_SCALE
 from reason_rl.recipe.policies import CuresCurriculumSpec, DifficultySection
 from reason_rl.recipe.schema import AlgorithmSection, EvalSection, ModelSection, Recipe, WorldData
 from reason_rl.tiny_random import architecture
@@ -48,7 +49,7 @@ def smoke(recipe: Recipe) -> Recipe:
 
     Kept: reward, budgets and their lengths, filter, advantage, KL, group size, loss, LoRA, learning rate. Changed: the model
     (a tiny random one of the same architecture), the problems (64 of the tiny world), the engine (hf), two groups a
-    process and two updates of them, at most two rounds of refilling. A random model is never right, so a reward of
+    process (eight where advantages are scaled over the batch) and two updates of them, at most two rounds of refilling. A random model is never right, so a reward of
     correctness alone has no gradient: a smoke run shows that a recipe loads, samples, grades, updates and saves.
 
     Raises:
@@ -63,7 +64,7 @@ def smoke(recipe: Recipe) -> Recipe:
         "difficulty": None if recipe.difficulty is None else DifficultySection(table=TABLE),
         "algorithm": _algorithm(recipe.algorithm),
         "rollout": recipe.rollout.model_copy(update={"engine": "hf", "vllm": {}}),
-        "trainer": _trainer(recipe.trainer),
+        "trainer": _trainer(recipe.trainer, recipe.algorithm.advantage.scale),
         "eval": EvalSection(data=WorldData(use="world", split="test", count=8), samples=1, max_tokens=64),
     }
     return recipe.model_copy(update=fields)
@@ -93,10 +94,11 @@ def _algorithm(section: AlgorithmSection) -> AlgorithmSection:
     return section.model_copy(update={"filter": section.filter.model_copy(update={"max_rounds": rounds})})
 
 
-def _trainer(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the ``trainer:`` fields of two steps on any machine, one group a micro-batch."""
+def _trainer(given: dict[str, Any], scale: str) -> dict[str, Any]:
+    """Return the ``trainer:`` fields of two steps on any machine; a scale over the batch needs more than two groups."""
     kept = {key: value for key, value in given.items() if key not in DROPPED}
-    return kept | SHORT | {"bf16": False, "per_device_train_batch_size": given.get("num_generations", 8)}
+    groups = GROUPS_FOR_A_BATCH_SCALE // 2 if scale.startswith("batch_") else 1
+    return kept | SHORT | {"bf16": False, "per_device_train_batch_size": groups * given.get("num_generations", 8)}
 
 
 def drop_last_smoke(output: Path) -> None:

@@ -147,7 +147,7 @@ def pareto_picture(result: Mapping[str, Any], points: Points) -> str:
     for number, (point, note) in enumerate(points):
         face = "none" if note else LINE
         axis.plot(
-            point.tokens, point.accuracy, "o", color=LINE, markerfacecolor=face, markersize=6, gid=f"published{number}"
+            point.tokens, point.accuracy, "o", color=SOFT, markerfacecolor=face, markersize=5, gid=f"published{number}"
         )
     first = result["runs"][0]
     for name, metrics, side in [

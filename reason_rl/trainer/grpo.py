@@ -345,7 +345,8 @@ class ReasonGRPOTrainer(GRPOTrainer):
         gathered = gather_object([round_statistics(r.batch, r.rewards, r.kept, self._figures(r)) for r in rounds])
         for name in gathered[0]["sums"]:
             total, count = (sum(entry[part][name] for entry in gathered) for part in ("sums", "counts"))
-            self._metrics["train"][f"reason/{name}"].append(total / max(count, 1))
+            if count:
+                self._metrics["train"][f"reason/{name}"].append(total / count)
         self._metrics["train"]["reason/rounds"].append(float(len(rounds)))
         self._metrics["train"]["reason/groups_kept"].append(float(sum(entry["kept"] for entry in gathered)))
         self._metrics["train"]["reason/groups_drawn"].append(float(sum(entry["drawn"] for entry in gathered)))

@@ -12,8 +12,7 @@ TRAINER = sorted((ROOT / "reason_rl" / "trainer").glob("*.py"))
 # Names of recipes that are the library's own words: GRPO is what the trainer is; the others are no methods of a paper.
 WORDS = {"grpo", "base", "pretrain", "pretrain_repair"}
 METHODS = sorted(
-    {name.removeprefix("tiny/") for name in shipped_recipes() if name.startswith("tiny/")}
-    - WORDS
+    {name.removeprefix("tiny/") for name in shipped_recipes() if name.startswith("tiny/")} - WORDS
     | {"anytime_brpo", "brpo", "adaptthink", "hapo", "tldr", "lcpo", "thinkprune", "deepscaler", "mind", "dler"}
 )
 

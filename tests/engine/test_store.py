@@ -161,13 +161,13 @@ SMALL = (
 TOGETHER = {
     "monitored": (
         "tiny/laser_de",
-        "algorithm.budget={use: history, factor: 1.5, smallest_tokens: 16, largest_tokens: 32}",
-        "algorithm.targets={smallest_tokens: 8, largest_tokens: 32, interval_tokens: 4, problems: 5, rollouts: 2, every: 2}",
+        "algorithm.budget={use: history, factor: 1.5, smallest_tokens: 48, largest_tokens: 96}",
+        "algorithm.targets={smallest_tokens: 16, largest_tokens: 96, interval_tokens: 8, problems: 5, rollouts: 2, every: 2}",
         "algorithm.curriculum={use: cures, probe_rollouts: 2}",
     ),
     "scheduled": (
         "tiny/hapo",
-        "algorithm.budget={use: cycle, low_tokens: 16, high_tokens: 32, period: 4}",
+        "algorithm.budget={use: cycle, low_tokens: 64, high_tokens: 96, period: 4}",
         "algorithm.curriculum={use: band, low: 0.1, high: 0.9}",
     ),
     "priced": ("tiny/tldr", "algorithm.budget.tokens=32", "algorithm.advantage.scale=none"),
@@ -181,6 +181,7 @@ TOGETHER = {
 }
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", TOGETHER)
 def test_two_processes_resume_exactly(tmp_path, name):
     recipe, *policies = TOGETHER[name]
