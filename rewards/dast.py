@@ -3,7 +3,7 @@
 B = p Lr + (1 - p) max: p is the share right and Lr the mean length of the problem's right rollouts, in completion tokens.
 Cut ones count as wrong. The paper ranks samples for preference training; taking p and Lr from the group is our choice.
 
-Source: DAST (arXiv 2503.04472) sections 3.1 and 3.2.
+Source: DAST (arXiv 2503.04472).
 
 >>> from reason_rl.rollout.batch import example_batch
 >>> values = reward(max_tokens=4096)(example_batch(correct=[1, 1, 1, 0], length=[1000, 2000, 3000, 4000]))

@@ -3,7 +3,7 @@
 Easy: share right of at least ``easy``; hard: below ``hard``; short and long: against the median of the right rollouts. Cut
 ones count as wrong. Without the difficulty label that the paper has the model write first, and its reward of 0.01 and 0.02.
 
-Source: DR. SAF (arXiv 2508.11582) section 3.2; its baseline is ``advantage.baseline: boundary``.
+Source: DR. SAF (arXiv 2508.11582); its baseline is ``advantage.baseline: boundary``.
 
 >>> from reason_rl.rollout.batch import example_batch
 >>> values = reward()(example_batch(correct=[1, 1, 1, 1], length=[100, 200, 300, 400]))

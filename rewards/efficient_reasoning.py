@@ -2,7 +2,7 @@
 
 Cut rollouts count as wrong. A lone right answer gets 1 - alpha / 2, as in the released code.
 
-Source: Training Language Models to Reason Efficiently (arXiv 2502.04463) eq. 3; alpha 0.1 in the released scripts.
+Source: Training Language Models to Reason Efficiently (arXiv 2502.04463); alpha 0.1 in the released scripts.
 
 >>> from reason_rl.rollout.batch import example_batch
 >>> values = reward()(example_batch(correct=[1, 1, 1, 0], length=[1000, 2000, 3000, 4000]))

@@ -3,7 +3,7 @@
 Lengths count where the three shortest rollouts have more than ``gate_tokens`` on average, else r is 1 or -1. Cut ones count
 as wrong. The weight by difficulty is ``advantage.difficulty_weight``.
 
-Source: GRPO-LEAD (arXiv 2504.09696) sections 3.1 and 3.2; the gate is in the released code only.
+Source: GRPO-LEAD (arXiv 2504.09696); the gate is in the released code only.
 
 >>> from reason_rl.rollout.batch import example_batch
 >>> values = reward()(example_batch(correct=[1, 1, 1, 0], length=[5000, 6000, 7000, 8000]))

@@ -3,7 +3,7 @@
 f is half a cosine from 1 at length 0 over 0 at h to -1 at 2h; not below -0.7 for a right answer, not above 0 for a wrong
 one, 0 before there is a right rollout. ``mode``: min or mean of the paper's code, or low, a 20th percentile (our choice).
 
-Source: HAPO (arXiv 2505.11225) section 3.
+Source: HAPO (arXiv 2505.11225).
 
 >>> from reason_rl.rollout.batch import example_batch
 >>> history = {"shortest_right": [2000.0] * 3}

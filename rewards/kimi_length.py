@@ -3,7 +3,7 @@
 Extremes are over the problem's rollouts; cut ones count as wrong. The weight is not published; 0.4 is what a later
 re-implementation used (our default). Without the paper's warm-up, which is a first run without this term.
 
-Source: Kimi k1.5 (arXiv 2501.12599) section 2.3.3.
+Source: Kimi k1.5 (arXiv 2501.12599).
 
 >>> from reason_rl.rollout.batch import example_batch
 >>> values = reward()(example_batch(correct=[1, 1, 1, 0], length=[1000, 2000, 3000, 4000]))

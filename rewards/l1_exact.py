@@ -3,7 +3,7 @@
 Wrong answers keep the penalty; cut ones count as wrong. The recipe's ``prompt.target_tokens`` puts n into the prompt.
 ``token_penalty`` is the paper's alpha, for targets up to 4000 tokens: scale it with them.
 
-Source: L1 (arXiv 2503.04697) section 3, eq. 1; alpha 0.0003.
+Source: L1 (arXiv 2503.04697); alpha 0.0003.
 
 >>> from reason_rl.rollout.batch import example_batch
 >>> batch = example_batch(correct=[1, 0], length=[3000, 3000], columns={"target_tokens": (1024, 1024)})

@@ -3,7 +3,7 @@
 Completion tokens; cut answers count as wrong. The recipe's ``prompt.target_tokens`` draws n and writes it into the prompt.
 ``token_slope`` is the paper's alpha, for targets up to 4000 tokens: scale it with them. ``at_target`` is its delta.
 
-Source: L1 (arXiv 2503.04697) section 3, eq. 2; alpha 0.0003, delta 0.5.
+Source: L1 (arXiv 2503.04697); alpha 0.0003, delta 0.5.
 
 >>> from reason_rl.rollout.batch import example_batch
 >>> batch = example_batch(correct=[1, 1, 1], length=[2048, 1024, 3000], columns={"target_tokens": (2048, 3000, 1024)})

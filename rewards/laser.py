@@ -2,7 +2,7 @@
 
 Without the paper's -1 for a badly formed answer: it counts as wrong here (our choice).
 
-Source: LASER (arXiv 2505.15612) sections 2 to 6: the step reward with one constant target.
+Source: LASER (arXiv 2505.15612): the step reward with one constant target.
 
 >>> from reason_rl.rollout.batch import example_batch
 >>> reward(target_tokens=40)(example_batch(correct=[1, 1, 0], length=[40, 41, 20])).tolist()

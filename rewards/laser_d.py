@@ -2,7 +2,7 @@
 
 A group is of the tier high, medium or low by its share right; targets are measured by ``algorithm.targets``.
 
-Source: LASER-D (arXiv 2505.15612) section 4.2.
+Source: LASER-D (arXiv 2505.15612).
 
 >>> from reason_rl.rollout.batch import example_batch
 >>> targets = {"target_high": [3072.0] * 4, "target_medium": [8192.0] * 4, "target_low": [9e9] * 4}

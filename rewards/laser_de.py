@@ -2,7 +2,7 @@
 
 As LASER-D, and a wrong answer that explored further than the target gets the bonus too, unless it was cut or repeats itself.
 
-Source: LASER-DE (arXiv 2505.15612) section 4.3.
+Source: LASER-DE (arXiv 2505.15612).
 
 >>> from reason_rl.rollout.batch import example_batch
 >>> targets = {"target_high": [3072.0] * 4, "target_medium": [8192.0] * 4, "target_low": [9e9] * 4}

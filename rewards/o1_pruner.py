@@ -2,7 +2,7 @@
 
 L_ref and A_ref are mean length and accuracy of the starting model on the problem (``algorithm.reference``, or a table).
 
-Source: O1-Pruner (arXiv 2501.12570) section 4: alpha 2 for a 7B model, 5 for a 32B one.
+Source: O1-Pruner (arXiv 2501.12570): alpha 2 for a 7B model, 5 for a 32B one.
 
 >>> from reason_rl.rollout.batch import example_batch
 >>> start = {"reference_tokens": [2500.0, 2500.0], "reference_accuracy": [0.75, 0.75]}

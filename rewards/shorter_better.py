@@ -3,7 +3,7 @@
 Where nobody is right L* is the mean length. Cut rollouts count as wrong. ``token_penalty`` is the paper's beta, for windows
 of 6000 tokens: scale it with the window.
 
-Source: ShorterBetter (arXiv 2504.21370) eq. 1 to 3; alpha 2 and beta 0.001.
+Source: ShorterBetter (arXiv 2504.21370); alpha 2 and beta 0.001.
 
 >>> from reason_rl.rollout.batch import example_batch
 >>> values = reward()(example_batch(correct=[1, 1, 1, 0], length=[1000, 2000, 3000, 4000]))

@@ -69,7 +69,7 @@ def relative_length() -> Reward:
     >>> [round(r, 4) for r in relative_length()(example_batch([1, 1, 1, 0], [1000, 2000, 3000, 4000])).tolist()]
     [0.5, 0.1667, -0.1667, -0.5]
 
-    Source: Kimi k1.5 (arXiv 2501.12599) section 2.3.3.
+    Source: Kimi k1.5 (arXiv 2501.12599).
     """
 
     def reward(batch: RolloutBatch) -> Rows:
@@ -95,7 +95,7 @@ def efficient(alpha: float) -> Reward:
     >>> [round(r, 5) for r in efficient(0.1)(example_batch([1, 1, 1, 0], [1000, 2000, 3000, 4000])).tolist()]
     [0.97729, 0.95, 0.92271, 0.0]
 
-    Source: Training Language Models to Reason Efficiently (arXiv 2502.04463) eq. 3; std as in the released code.
+    Source: Training Language Models to Reason Efficiently (arXiv 2502.04463); std as in the released code.
     """
     if not 0 <= alpha < 1:
         raise RecipeError(f"efficient reasoning: alpha {alpha} is not in [0, 1)")
@@ -118,7 +118,7 @@ def distance_to_shortest(right_reward: float, token_penalty: float) -> Reward:
     >>> [round(r, 4) for r in reward(example_batch([1, 1, 1, 0], [1000, 2000, 3000, 4000])).tolist()]
     [2.0, 1.0, 0.0, -3.0]
 
-    Source: ShorterBetter (arXiv 2504.21370) eq. 1 to 3.
+    Source: ShorterBetter (arXiv 2504.21370).
     """
 
     def reward(batch: RolloutBatch) -> Rows:
@@ -147,7 +147,7 @@ def difficulty_budget(max_tokens: int) -> Reward:
     >>> [round(r, 4) for r in values.tolist()]
     [0.8019, 0.6038, 0.4057, -0.1]
 
-    Source: DAST (arXiv 2503.04472) sections 3.1 and 3.2.
+    Source: DAST (arXiv 2503.04472).
     """
     if max_tokens <= 0:
         raise RecipeError(f"dast: max_tokens {max_tokens} is not positive")
@@ -174,7 +174,7 @@ def lead(alpha: float, gate_tokens: int) -> Reward:
     >>> [round(r, 4) for r in values.tolist()]
     [1.0513, 1.0, 0.9512, -1.0]
 
-    Source: GRPO-LEAD (arXiv 2504.09696) section 3.1; the gate is in the released code only.
+    Source: GRPO-LEAD (arXiv 2504.09696); the gate is in the released code only.
     """
 
     def reward(batch: RolloutBatch) -> Rows:
@@ -219,7 +219,7 @@ def adaptive_bonus(bonus: float, easy: float, hard: float) -> Reward:
     >>> adaptive_bonus(0.05, 0.95, 0.3)(example_batch([1, 0, 0, 0], [1000, 2000, 3000, 900])).tolist()
     [0.0, 0.05000000074505806, 0.05000000074505806, 0.0]
 
-    Source: DR. SAF (arXiv 2508.11582) section 3.2; constants of the released code.
+    Source: DR. SAF (arXiv 2508.11582); constants of the released code.
     """
 
     def reward(batch: RolloutBatch) -> Rows:

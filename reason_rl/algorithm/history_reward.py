@@ -37,7 +37,7 @@ def own_history(mode: Mode = "min", shape: Shape = "cosine") -> Reward:
     >>> [round(r, 4) for r in own_history()(batch).tolist()]
     [0.7071, -0.0, -0.7, -1.0]
 
-    Source: HAPO (arXiv 2505.11225) section 3, and its released code.
+    Source: HAPO (arXiv 2505.11225), and its released code.
     """
     if mode not in FACTS:
         raise RecipeError(f"hapo: unknown mode {mode!r}; known: {', '.join(FACTS)}")
@@ -79,7 +79,7 @@ def against_reference(accuracy_weight: float, low: float = -2.0, high: float = 4
     >>> [round(r, 4) for r in reward.tolist()]
     [2.0, 0.75, 0.3333, -1.875]
 
-    Source: O1-Pruner (arXiv 2501.12570) section 4 and its released code, off-policy there and on-policy here (our choice).
+    Source: O1-Pruner (arXiv 2501.12570) and its released code, off-policy there and on-policy here (our choice).
     """
 
     def reward(batch: RolloutBatch) -> Rows:

@@ -56,7 +56,7 @@ def exact_length(token_penalty: float) -> Reward:
     >>> [round(r, 4) for r in exact_length(0.0003)(batch).tolist()]
     [0.4072, -0.5928, 1.0]
 
-    Source: L1 (arXiv 2503.04697) eq. 1.
+    Source: L1 (arXiv 2503.04697).
     """
     if token_penalty < 0:
         raise RecipeError(f"l1: token_penalty {token_penalty} is negative")
@@ -85,7 +85,7 @@ def at_most_length(token_slope: float, at_target: float) -> Reward:
     >>> at_most_length(0.0003, 0.5)(batch).tolist()
     [0.5, 1.0, 0.0]
 
-    Source: L1 (arXiv 2503.04697) eq. 2. The released code has another branch with half the slope.
+    Source: L1 (arXiv 2503.04697). The released code has another branch with half the slope.
     """
     if token_slope < 0 or not 0 <= at_target <= 1:
         raise RecipeError(f"l1: token_slope {token_slope} is negative or at_target {at_target} not in [0, 1]")

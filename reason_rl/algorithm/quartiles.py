@@ -27,7 +27,7 @@ def counts_by_quartile(
     >>> counts_by_quartile(torch.tensor([0.0, 0.5, 0.7, 1.0]), seen, (8, 8, 6, 4), warm_groups=8).tolist()
     [8, 8, 6, 4]
 
-    Source: GFPO (arXiv 2508.09726) section 3.2. The paper keeps a t-digest of mean rewards; here quartiles are exact and of
+    Source: GFPO (arXiv 2508.09726). The paper keeps a t-digest of mean rewards; here quartiles are exact and of
     shares right.
     """
     kept = torch.tensor(counts)

@@ -40,7 +40,7 @@ def selected(
     >>> selected(rewards, lengths, 8, "shortest", 4).nonzero().flatten().tolist()
     [0, 1, 4, 5]
 
-    Source: GFPO (arXiv 2508.09726) section 3.
+    Source: GFPO (arXiv 2508.09726).
     """
     scored = ~rewards.isnan()
     if select == "all":
@@ -130,7 +130,7 @@ def difficulty_weight(advantages: Rows, correct: Rows, group_size: int) -> Rows:
     >>> [round(x, 4) for x in difficulty_weight(a, torch.tensor([1.0, 1, 1, 0]), 4).tolist()]
     [0.5225, 0.4738, 0.4275, -2.2371]
 
-    Source: GRPO-LEAD (arXiv 2504.09696) section 3.3.
+    Source: GRPO-LEAD (arXiv 2504.09696).
     """
     share = correct.view(-1, group_size).nanmean(dim=1).nan_to_num().repeat_interleave(group_size)
     floor, height, steepness, middle = LEAD_WEIGHT

@@ -76,7 +76,7 @@ def least_right(rollouts: int, rounding: Rounding) -> dict[Tier, int]:
     >>> least_right(8, "floor"), least_right(8, "ceil")
     ({'high': 5, 'medium': 2, 'low': 1}, {'high': 6, 'medium': 3, 'low': 1})
 
-    Source: LASER-D (arXiv 2505.15612) section 4.2 rounds up, the released code down (which made its models).
+    Source: LASER-D (arXiv 2505.15612) rounds up, the released code down (which made its models).
     """
     high, medium = (2 * rollouts / 3, rollouts / 3)
     whole = math.floor if rounding == "floor" else math.ceil
@@ -93,7 +93,7 @@ def smallest_sufficient(coverage: Mapping[int, float], least: int) -> int | None
     >>> smallest_sufficient({1024: 0.1, 2048: 0.18, 3072: 0.35}, 5)
     3072
 
-    Source: LASER-D (arXiv 2505.15612) section 4.2; the released code compares the whole part of the product.
+    Source: LASER-D (arXiv 2505.15612); the released code compares the whole part of the product.
     """
     return next((length for length in sorted(coverage) if coverage[length] * least >= 1 - TOLERANCE), None)
 
@@ -101,7 +101,7 @@ def smallest_sufficient(coverage: Mapping[int, float], least: int) -> int | None
 def target_lengths(groups: Sequence[Observed], lengths: Sequence[int], rounding: Rounding) -> dict[str, int | None]:
     """Return the target of each tier, in completion tokens, from the monitored groups; None = nothing is too long.
 
-    A tier without problems covers nothing. Source: LASER-D (arXiv 2505.15612) section 4.2.
+    A tier without problems covers nothing. Source: LASER-D (arXiv 2505.15612).
 
     >>> groups = [Observed("a", (1, 1, 1, 1), (10, 20, 30, 40)), Observed("b", (0, 0, 0, 1), (50, 60, 70, 80))]
     >>> target_lengths(groups, [16, 32, 64], "ceil")
@@ -223,7 +223,7 @@ def short_right_bonus(bonus: float = 0.5) -> Reward:
     >>> short_right_bonus()(example_batch([1, 1, 0], [3072, 3073, 9], known=targets)).tolist()
     [0.5, 0.0, 0.0]
 
-    Source: LASER-D (arXiv 2505.15612) section 4.2.
+    Source: LASER-D (arXiv 2505.15612).
     """
     return lambda batch: bonus * batch.correct * (batch.length <= row_targets(batch)).float()
 
@@ -236,7 +236,7 @@ def long_wrong_bonus(bonus: float = 0.5) -> Reward:
     >>> long_wrong_bonus()(example_batch([0, 0, 1], [3072, 3073, 9000], known=targets)).tolist()
     [0.0, 0.5, 0.0]
 
-    Source: LASER-DE (arXiv 2505.15612) section 4.3; finished stands for the paper's "well formed" (our choice).
+    Source: LASER-DE (arXiv 2505.15612); finished stands for the paper's "well formed" (our choice).
     """
 
     def reward(batch: RolloutBatch) -> Rows:

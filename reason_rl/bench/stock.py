@@ -198,6 +198,7 @@ def train_stock(recipe: Recipe, variant: str, run: RunFolder, rollouts: float) -
     from transformers import PrinterCallback
     from trl import GRPOTrainer
 
+    from reason_rl.algorithm.budget import make_budget
     from reason_rl.answer.verify import ExactVerifier
     from reason_rl.models import end_think_id, load_model, load_tokenizer
     from reason_rl.problem.prompt import to_dataset
@@ -209,7 +210,7 @@ def train_stock(recipe: Recipe, variant: str, run: RunFolder, rollouts: float) -
     grader = Grader(tokenizer, ExactVerifier(), end_think_id(tokenizer, recipe.model.end_think_token))
     trainer = GRPOTrainer(
         model=load_model(recipe.model),
-        reward_funcs=stock_rewards(variant, grader, recipe.algorithm.budget.tokens),
+        reward_funcs=stock_rewards(variant, grader, make_budget(recipe.algorithm.budget).largest()),
         args=stock_config(recipe, run, rollouts),
         train_dataset=to_dataset(load_problems(recipe.data), recipe.prompt),
         processing_class=tokenizer,
@@ -241,6 +242,8 @@ def stock_config(recipe: Recipe, run: RunFolder, rollouts: float) -> Any:
     """Return stock settings: the recipe's batch shape and optimiser, TRL's own defaults for the method."""
     from trl import GRPOConfig
 
+    from reason_rl.algorithm.budget import make_budget
+
     shape = (
         "per_device_train_batch_size",
         "steps_per_generation",
@@ -256,7 +259,7 @@ def stock_config(recipe: Recipe, run: RunFolder, rollouts: float) -> Any:
     return GRPOConfig(
         output_dir=str(run.checkpoints),
         seed=recipe.seed,
-        max_completion_length=recipe.algorithm.budget.tokens,
+        max_completion_length=make_budget(recipe.algorithm.budget).largest(),
         max_steps=round(rollouts / rows_per_generation(recipe.trainer)) * updates,
         logging_steps=updates,
         save_strategy="no",

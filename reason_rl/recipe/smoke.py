@@ -49,8 +49,9 @@ def smoke(recipe: Recipe) -> Recipe:
 
     Kept: reward, budgets and their lengths, filter, advantage, KL, group size, loss, LoRA, learning rate. Changed: the model
     (a tiny random one of the same architecture), the problems (64 of the tiny world), the engine (hf), two groups a
-    process (eight where advantages are scaled over the batch) and two updates of them, at most two rounds of refilling. A random model is never right, so a reward of
-    correctness alone has no gradient: a smoke run shows that a recipe loads, samples, grades, updates and saves.
+    process (eight where advantages are scaled over the batch) and two updates of them, at most two rounds of refilling. A
+    random model is never right, so a reward of correctness alone has no gradient: a smoke run shows that a recipe loads,
+    samples, grades, updates and saves.
 
     Raises:
         RecipeError: for a recipe that trains no model with RL, or a model of no known family.
