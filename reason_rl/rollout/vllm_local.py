@@ -156,10 +156,10 @@ class VLLMBackend:
         Raises:
             RunError: when the engine was never given the trainer's weights.
         """
-        from vllm import SamplingParams
-
         if self.version < 0:
             raise RunError("vLLM was asked for rollouts before it was given the trainer's weights")
+        from vllm import SamplingParams
+
         parameters = [
             SamplingParams(
                 temperature=options.temperature,
