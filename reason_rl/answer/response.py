@@ -1,12 +1,12 @@
 r"""Find the answer in a whole response, as an evaluation does: boxes first, then marks and phrases, then the last number.
 
-Training uses the last box alone (`extract_boxed`): what finds more also rewards more spellings.
+A recipe chooses by ``answer.find``; the last box alone is the default, for what finds more also rewards more spellings.
 """
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from reason_rl.answer.extract import TOKENS, extract_boxed
 from reason_rl.answer.normal import without_text
@@ -28,6 +28,7 @@ COMMAND_TEXT = re.compile(r"\\[a-zA-Z]+\s*(?:\{[^{}]*\})?")
 PROSE_WORDS = 4
 JOIN = re.compile(r"(?:[\s$,;&]|\\[,;()\[\]]|\\quad|\\text\s*\{[^{}]*\}|and|[a-z]_?\{?\d?\}?\s*=){1,40}")
 JOINED_BY = re.compile(r",|;|\band\b")
+Find = Literal["box", "response"]
 
 
 class Found(NamedTuple):
@@ -68,6 +69,18 @@ def find_answer(response: str) -> Found | None:
         if found:
             return Found(found.strip(), by)
     return Found(text, "whole")
+
+
+def answer_in(text: str, find: Find) -> str | None:
+    r"""Return the answer of what was said after thinking: its last box, or with ``response`` what :func:`find_answer` finds.
+
+    >>> answer_in("So it is 7.", "box"), answer_in("So it is 7.", "response")
+    (None, '7')
+    """
+    if find == "box":
+        return extract_boxed(text)
+    found = find_answer(text)
+    return None if found is None else found.text
 
 
 def is_prose(text: str) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reason_rl.answer.extract import extract_boxed, split_think
+from reason_rl.answer.extract import split_think
+from reason_rl.answer.response import answer_in
 from reason_rl.answer.verify import Verifier, make_verifier
 from reason_rl.errors import RunError
 from reason_rl.evaluate.records import EvalRow
@@ -137,7 +138,8 @@ def _rows(
     ]
     replies = client.complete(requests, SamplingOptions(options.temperature, options.top_p, options.top_k), on_progress)
     parts = [counter.count(reply, reply.finish_reason == "length") for reply in replies]
-    extracted = [None if part.answer_text is None else extract_boxed(part.answer_text) for part in parts]
+    find = recipe.answer.find
+    extracted = [None if part.answer_text is None else answer_in(part.answer_text, find) for part in parts]
     verdicts = verifier.verify(extracted, [problem.answer for problem, _ in owners])
     return [
         EvalRow(

@@ -159,7 +159,7 @@ def _sampler(
     backend = make_backend(recipe, model, tokenizer, engine)
     backend.sync_weights(0)
     with make_verifier(recipe.answer.verify, recipe.answer.timeout_seconds) as verifier:
-        grader = Grader(tokenizer, verifier, end_think_id(tokenizer, recipe.model.end_think_token))
+        grader = Grader(tokenizer, verifier, end_think_id(tokenizer, recipe.model.end_think_token), recipe.answer.find)
         yield lambda some, on_progress: evaluate_model(
             backend, grader, some, [by_id[problem.id] for problem in some], options, on_progress
         )
@@ -174,6 +174,7 @@ def make_header(recipe: Recipe, model: str, problems: int, engine: str, **more: 
         "data": recipe.eval.data.model_dump(exclude_none=True),
         "prompt": recipe.prompt.model_dump(),
         "verify": recipe.answer.verify,
+        "find": recipe.answer.find,
         "engine": engine,
         **recipe.eval.model_dump(exclude={"data", "label_errors"}),
         **more,

@@ -205,6 +205,9 @@ class AnswerSection(Section):
     verify: Literal["exact", "math", "puzzle", "gym"] = "math"
     """exact: string equality; math: math-verify in a process with a deadline; puzzle: the moves are played; gym: checked
     against the instance, for tasks with several right answers."""
+    find: Literal["box", "response"] = "box"
+    """box: the answer is the last \\boxed{...} after thinking; response: else also what marks and phrases name, or the last
+    number, which rewards more spellings."""
     timeout_seconds: float = Field(default=5.0, gt=0)
     """Deadline of one comparison; an answer that takes longer is wrong."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from reason_rl.answer.extract import extract_boxed
+from reason_rl.answer.response import Find, answer_in
 from reason_rl.answer.verify import Verifier
 from reason_rl.rollout.backend import Sample
 from reason_rl.rollout.batch import RolloutBatch
@@ -28,11 +28,15 @@ class Moment:
 
 @dataclass(frozen=True)
 class Grader:
-    """Decodes, splits at the end-of-think token, extracts and verifies; ``end_think_id`` None = no thinking part."""
+    """Decodes, splits at the end-of-think token, finds the answer and verifies; ``end_think_id`` None = no thinking part.
+
+    ``find``: where the answer stands, as in the recipe's ``answer.find``.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     verifier: Verifier
     end_think_id: int | None
+    find: Find = "box"
 
     def think_length(self, completion_ids: Sequence[int]) -> int:
         """Return the think tokens: up to and including the first end-of-think token, or all when it never came."""
@@ -61,9 +65,9 @@ class Grader:
         return self.decode(after, skip_special_tokens=True)
 
     def extracted(self, completion_ids: Sequence[int], *, closed: bool = False) -> str | None:
-        """Return the boxed answer given after thinking."""
+        """Return the answer given after thinking."""
         text = self.answer_text(completion_ids, closed=closed)
-        return None if text is None else extract_boxed(text)
+        return None if text is None else answer_in(text, self.find)
 
     def grade(
         self,

@@ -15,6 +15,7 @@ from reason_rl.errors import RunError
 from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest
 from reason_rl.rollout.cache import chunked_cache, keep_rows
 from reason_rl.rollout.sampling import draw, uniforms
+from reason_rl.rollout.weights import copy_weights, still_copy
 
 RETIRE_SHARE = 0.75
 
@@ -33,7 +34,8 @@ class HFBackend:
     """Samples from a transformers model in this process, in eval mode, with a budget and a seed a row.
 
     Unlike ``generate`` it keeps the cache in place, drops rows when they are done, draws each row from its own random
-    stream (so a row does not depend on its neighbours), and returns log-probabilities.
+    stream (so a row does not depend on its neighbours), and returns log-probabilities. It decodes with the trainer's own
+    model, or with a copy of it (see :meth:`follow`).
 
     Args:
         model: a causal language model, plain or with a peft adapter.
@@ -56,10 +58,21 @@ class HFBackend:
         self.pad_token_id = pad_token_id
         self.max_batch_rows = max_batch_rows
         self.context_tokens = context_tokens
+        self.source: PreTrainedModel | None = None
         self.version = 0
 
+    def follow(self, model: PreTrainedModel, *, still: bool = False) -> None:
+        """Sample from this model of the trainer; ``still``: from a whole copy of it that only ``sync_weights`` changes.
+
+        A copy is for weights that are sharded, or updated while rollouts are under way; it costs the memory of the model.
+        """
+        self.source = model if still else None
+        self.model = still_copy(model) if still else model
+
     def sync_weights(self, version: int) -> None:
-        """Record the version; the weights are the trainer's own."""
+        """Bring a copy to the trainer's weights; without one they are the trainer's own."""
+        if self.source is not None:
+            copy_weights(self.source, self.model)
         self.version = version
 
     def generate(

@@ -7,16 +7,16 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packaging.specifiers import SpecifierSet
-from torch import Tensor
 
 from reason_rl.errors import RecipeError, RunError
 from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest
+from reason_rl.rollout.weights import adapter_weights, full_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -113,6 +113,10 @@ class VLLMBackend:
         self.version = -1
         self.adapter: Any = None
 
+    def follow(self, model: PreTrainedModel, *, still: bool = False) -> None:
+        """Take the weights from this model of the trainer; the engine's own are always a copy."""
+        self.model = model
+
     def sync_weights(self, version: int) -> None:
         """Bring the engine to the model's weights: only the adapter when there is one, else every tensor at once.
 
@@ -135,7 +139,7 @@ class VLLMBackend:
 
         folder = Path(tempfile.mkdtemp(prefix=f"reason_rl-policy-{version}-"))
         try:
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, state_dict=adapter_weights(self.model))
             # Ids start at 1; a new id for each version, so that no cache can serve an older one.
             request = LoRARequest(f"policy-{version}", version + 1, str(folder))
             self.engine.llm_engine.add_lora(request)
@@ -182,12 +186,6 @@ class VLLMBackend:
         if on_progress:
             on_progress(len(outputs), len(requests))
         return [to_sample(output.outputs[0]) for output in outputs]
-
-
-def full_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor of the model under its Hugging Face name."""
-    for name, parameter in model.named_parameters():
-        yield name, parameter.detach()
 
 
 def repack_head(model: Any) -> None:

@@ -100,7 +100,7 @@ def open_setting(recipe: Recipe, folder: Path | None = None) -> Iterator[Setting
     tokens = think_tokens(model, tokenizer, recipe.model.end_think_token)
     backend = StoppingBackend(model, tokens, int(tokenizer.pad_token_id), max_batch_rows=recipe.rollout.max_batch_rows)
     with make_verifier(recipe.answer.verify, recipe.answer.timeout_seconds) as verifier:
-        yield Setting(recipe, tokenizer, backend, Grader(tokenizer, verifier, tokens.end))
+        yield Setting(recipe, tokenizer, backend, Grader(tokenizer, verifier, tokens.end, recipe.answer.find))
 
 
 def make_elicitor(setting: Setting, text: str | None, answer_tokens: int) -> Elicitor:

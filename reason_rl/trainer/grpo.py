@@ -22,6 +22,7 @@ from reason_rl.errors import RunError
 from reason_rl.rollout.backend import Backend, SamplingOptions
 from reason_rl.rollout.batch import RolloutBatch
 from reason_rl.rollout.grading import Grader, Moment
+from reason_rl.rollout.weights import check_readable
 from reason_rl.trainer.chunks import in_chunks
 from reason_rl.trainer.compat import check_trl
 from reason_rl.trainer.composition import Composition
@@ -84,6 +85,7 @@ class ReasonGRPOTrainer(GRPOTrainer):
         self._graded: tuple[RolloutBatch, Tensor] | None = None
         self._policy_logps: Tensor | None = None
         super().__init__(*args, reward_funcs=[self.composed_reward], **kwargs)
+        check_readable(self.accelerator.state)
         self.remove_callback(PrinterCallback)
         self.use_vllm, self.vllm_mode = True, "external"
         self._last_loaded_step = -1

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import DistributedType
+
 from reason_rl.answer.verify import make_verifier
 from reason_rl.errors import RecipeError, RunError
 from reason_rl.evaluate.difficulty import references
@@ -102,14 +104,15 @@ def _build(
         peft_config=lora_config(recipe),
         callbacks=[callback],
         composition=method,
-        grader=Grader(tokenizer, verifier, think_id),
+        grader=Grader(tokenizer, verifier, think_id, recipe.answer.find),
         backend=backend,
         sampling=sampling_options(recipe),
         chunk_rows=recipe.update.chunk_rows,
         allowance_tokens=recipe.rollout.allowance_tokens,
         references=starting_references(recipe, run, engine),
     )
-    backend.model = trainer.accelerator.unwrap_model(trainer.model)
+    sharded = trainer.accelerator.distributed_type == DistributedType.FSDP
+    backend.follow(trainer.accelerator.unwrap_model(trainer.model), still=sharded)
     callback.trainer = trainer
     return trainer, callback
 
