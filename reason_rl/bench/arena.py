@@ -78,7 +78,10 @@ class MethodCell:
         return f"{self.method}-seed{self.seed}"
 
     def __call__(self) -> Row:
-        """Train, or go on training, evaluate what was saved on the way, and return the result."""
+        """Train, or go on training, evaluate what was saved on the way, and return the result.
+
+        Where the recipe's prompts have variants, the final model is also evaluated with each of them.
+        """
         from reason_rl.evaluate.run import evaluate
         from reason_rl.trainer.callbacks import complete_checkpoints
         from reason_rl.trainer.train import train
@@ -105,6 +108,16 @@ class MethodCell:
             "learning_rate": loaded.recipe.trainer["learning_rate"],
             "versions": package_versions(),
             "points": points,
+            "asked": {
+                name: measured(
+                    evaluate(
+                        load_recipe(FOLDER + self.method, [*changes, f"prompt.ask={name}"]).recipe,
+                        trained.model,
+                        run.eval / f"{trained.model.name}-{name}.jsonl",
+                    )
+                )
+                for name in loaded.recipe.prompt.variants
+            },
         }
 
 
@@ -121,12 +134,13 @@ def spent_at(history: Sequence[Row], folder: Path) -> Row:
 
 
 def measured(rows: Iterable[EvalRow]) -> Row:
-    """Return the verdict and the completion tokens of each problem's samples, by problem, and each problem's level."""
+    """Return what the table needs of each problem: its level, and each sample's verdict, tokens, and whether it thought."""
     problems: dict[str, dict[str, Any]] = {}
     for row in rows:
-        entry = problems.setdefault(row.problem_id, {"level": row.level, "correct": [], "tokens": []})
+        entry = problems.setdefault(row.problem_id, {"level": row.level, "correct": [], "tokens": [], "thought": []})
         entry["correct"].append(int(row.correct))
         entry["tokens"].append(row.completion_tokens)
+        entry["thought"].append(int(row.think_tokens > 1))
     return {"problems": problems}
 
 

@@ -101,3 +101,16 @@ def bench_stock(
 
     table = stock_comparison(out, seeds, workers, say)
     emit(table, as_json, json.dumps(table, indent=2))
+
+
+@bench_app.command("ssa")
+def bench_ssa(
+    out: Annotated[Path, typer.Option(help="Results, one JSON line a run; runs found there are not repeated.")],
+    seeds: Annotated[int, typer.Option(min=2, help="Training seeds.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Selective temperatures against none, from scratch at equal steps."""
+    from reason_rl.bench.ssa import compare_ssa
+
+    table = compare_ssa(out, seeds, say)
+    emit(table, as_json, json.dumps(table, indent=2))

@@ -24,10 +24,12 @@ RESAMPLES = 4000
 
 @dataclass(frozen=True)
 class Side:
-    """Samples of one method: verdicts and completion tokens, [problems, samples of all seeds], and problems' levels."""
+    """Samples of one method, each [problems, samples of all seeds]: verdicts, completion tokens, and whether there are think
+    tokens beside the one that ends thinking; and the problems' levels."""
 
     correct: Samples
     tokens: Samples
+    thought: Samples
     levels: Int[np.ndarray, " problems"]
 
 
@@ -43,9 +45,9 @@ def side_of(cells: Sequence[Row]) -> Side:
     first = cells[0]["problems"]
     columns = [
         np.array([[value for cell in cells for value in cell["problems"][name][column]] for name in names], dtype=float)
-        for column in ("correct", "tokens")
+        for column in ("correct", "tokens", "thought")
     ]
-    return Side(columns[0], columns[1], np.array([first[name]["level"] for name in names]))
+    return Side(*columns, np.array([first[name]["level"] for name in names]))
 
 
 def arena_table(rows: Sequence[Row]) -> dict[str, Any]:
@@ -53,8 +55,8 @@ def arena_table(rows: Sequence[Row]) -> dict[str, Any]:
 
     Accuracy, tokens, the paired saving, the accuracy difference and the AES carry 95 % intervals over problems, samples of
     all seeds together; ``low_seed`` and ``high_seed`` are the extremes of single seeds. The area is that under accuracy
-    against the cap, over log tokens, on one grid for all. Two methods are indistinguishable when neither the accuracy nor
-    the token interval of their paired difference excludes zero.
+    against the cap, over log tokens, on one grid for all. ``asked``: the same for each variant of the prompt. Two methods
+    are indistinguishable when neither the accuracy nor the token interval of their paired difference excludes zero.
 
     Raises:
         ValueError: when the start is missing, or the methods were evaluated on different problems.
@@ -98,6 +100,7 @@ def _alone(side: Side, caps: Float[np.ndarray, " caps"]) -> dict[str, Any]:
             str(level): {
                 "accuracy": float(side.correct[side.levels == level].mean()),
                 "completion_tokens": float(side.tokens[side.levels == level].mean()),
+                "no_think": float(1 - side.thought[side.levels == level].mean()),
             }
             for level in sorted(set(side.levels.tolist()))
         },
@@ -122,6 +125,7 @@ def _entry(base: Side, side: Side, cells: Sequence[Row], caps: Float[np.ndarray,
         "rollout_tokens": float(np.mean([cell["points"][-1]["rollout_tokens"] for cell in cells])),
         "seconds": float(np.mean([cell["points"][-1]["seconds"] for cell in cells])),
         "path": [_on_the_way([cell["points"][i] for cell in cells]) for i in range(_shortest(cells))],
+        "asked": {name: _alone(side_of([cell["asked"][name] for cell in cells]), caps) for name in cells[0]["asked"]},
     }
 
 

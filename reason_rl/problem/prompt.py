@@ -26,8 +26,9 @@ def messages(problem: Problem, spec: Any, variant: str = PLAIN) -> list[dict[str
         raise RecipeError("prompt.template: {tokens} and prompt.target_tokens belong together; set both or neither")
     system = [{"role": "system", "content": spec.system}] if spec.system else []
     asked = spec.template.replace("{tokens}", str(target_tokens(problem, spec)))
-    ending = "" if variant == PLAIN else spec.variants[variant]
-    return [*system, {"role": "user", "content": asked.replace("{prompt}", problem.prompt) + ending}]
+    words = "" if variant == PLAIN else spec.variants[variant]
+    asked = asked.replace("{variant}", words) if "{variant}" in asked else asked + words
+    return [*system, {"role": "user", "content": asked.replace("{prompt}", problem.prompt)}]
 
 
 def variants_of(problem: Problem, spec: Any) -> list[str]:

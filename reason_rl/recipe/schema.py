@@ -186,13 +186,13 @@ class PromptSection(Section):
     """How a problem becomes a chat message."""
 
     template: str = "{prompt}"
-    """The user's message; {prompt} is the problem, {tokens} the length asked for."""
+    """The user's message; {prompt} is the problem, {tokens} the length asked for, {variant} the text of the variant."""
     system: str | None = None
     """The system message."""
     target_tokens: TargetTokensSpec | None = None
     """Ask for a length: a number of completion tokens, in place of {tokens}."""
     variants: dict[VariantName, str] = {}
-    """Texts that end the user's message, by name: each training problem is asked once with each of them."""
+    """Texts in place of {variant}, else at the end of the message, by name: each training problem is asked once with each."""
     plain_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the problems that are also asked without any (the variant "plain")."""
     ask: VariantName | None = None

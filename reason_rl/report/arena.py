@@ -42,6 +42,7 @@ COLOURS = {
     "var(--after)": "#1f5fa8",
     "inherit": "sans-serif",
 }
+NO_THINK_SHOWN = 0.005  # share
 Arena = Mapping[str, Any]
 
 
@@ -112,12 +113,15 @@ def arena_cells(table: Arena) -> list[list[str]]:
 
 
 def level_cells(table: Arena) -> list[list[str]]:
-    """Return accuracy and completion tokens by level, one row a method."""
-    sides = [("start", table["start"]), *ordered(table)]
+    """Return accuracy and completion tokens by level, one row a method, and one more for each variant that was asked for."""
+    sides = [("start", table["start"])]
+    for name, entry in ordered(table):
+        sides += [(name, entry), *((f"{name}, asked {variant}", asked) for variant, asked in entry["asked"].items())]
     return [
         [name]
         + [
             f"{100 * part['accuracy']:.0f} % / {part['completion_tokens']:.0f}"
+            + (f" ({100 * part['no_think']:.0f} %)" if part["no_think"] >= NO_THINK_SHOWN else "")
             for part in (entry["levels"][level] for level in table["start"]["levels"])
         ]
         for name, entry in sides

@@ -7,7 +7,7 @@ import pytest
 from reason_rl.bench.arena import make_cells, measured, methods_of
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.arena import alike, arena_table, side_of
-from reason_rl.report.arena import arena_cells, write_arena
+from reason_rl.report.arena import arena_cells, level_cells, write_arena
 
 LEVELS = [1, 1, 2, 2]
 
@@ -16,7 +16,7 @@ def problems(correct, tokens):
     """Return problems of two samples each; levels 1, 1, 2, 2."""
     return {
         "problems": {
-            f"p{i}": {"level": level, "correct": list(c), "tokens": list(t)}
+            f"p{i}": {"level": level, "correct": list(c), "tokens": list(t), "thought": [1, int(level == 2)]}
             for i, (level, c, t) in enumerate(zip(LEVELS, correct, tokens, strict=True))
         }
     }
@@ -26,7 +26,7 @@ def cell(method, seed, correct, tokens, spent=1000):
     last = problems(correct, tokens)
     early = {"point": 0.5, "step": 8, "rollout_tokens": spent // 2, "seconds": 5.0, **START}
     final = {"point": 1.0, "step": 16, "rollout_tokens": spent, "seconds": 10.0, **last}
-    return {"key": f"{method}-seed{seed}", "method": method, "seed": seed, "points": [early, final]}
+    return {"key": f"{method}-seed{seed}", "method": method, "seed": seed, "points": [early, final], "asked": {}}
 
 
 START = problems([(1, 1), (1, 0), (1, 0), (0, 0)], [(100, 100), (100, 100), (200, 200), (200, 200)])
@@ -53,8 +53,8 @@ def test_the_table_says_what_was_worked_out_by_hand():
     # AES: 1 * tokens saved + 3 * relative gain.
     assert better["aes"]["mean"] == pytest.approx(0.625 + 3 * 0.5)
     assert better["levels"] == {
-        "1": {"accuracy": 1.0, "completion_tokens": 37.5},
-        "2": {"accuracy": 0.5, "completion_tokens": 75.0},
+        "1": {"accuracy": 1.0, "completion_tokens": 37.5, "no_think": 0.5},
+        "2": {"accuracy": 0.5, "completion_tokens": 75.0, "no_think": 0.0},
     }
     assert (better["rollout_tokens"], better["seconds"]) == (1000, 10)
     assert [point["point"] for point in better["path"]] == [0.5, 1.0]
@@ -73,6 +73,14 @@ def test_a_method_is_like_itself_and_unlike_a_shorter_one():
     start, short = side_of([START]), side_of([problems([(1, 1), (1, 0), (1, 0), (0, 0)], SHORT)])
     assert alike(start, start)
     assert not alike(start, short)
+
+
+def test_variants_that_were_asked_for_have_their_own_row(tmp_path):
+    rows = [ROWS[0], ROWS[3] | {"asked": {"short": problems(RIGHT, SHORT)}}]
+    table = arena_table(rows)
+    assert table["methods"]["same"]["asked"]["short"]["completion_tokens"]["mean"] == 75
+    assert [row[0] for row in level_cells(table)] == ["start", "same", "same, asked short"]
+    assert level_cells(table)[2][1] == "100 % / 50 (50 %)"
 
 
 def test_different_problems_are_refused():
@@ -115,7 +123,7 @@ def test_samples_are_kept_by_problem():
 
     fields = dict.fromkeys(EvalRow.__dataclass_fields__)
     rows = [
-        EvalRow(**{**fields, "problem_id": "p", "level": 3, "correct": c, "completion_tokens": t})
-        for c, t in ((True, 7), (False, 9))
+        EvalRow(**{**fields, "problem_id": "p", "level": 3, "correct": c, "completion_tokens": t, "think_tokens": w})
+        for c, t, w in ((True, 7, 1), (False, 9, 2))
     ]
-    assert measured(rows) == {"problems": {"p": {"level": 3, "correct": [1, 0], "tokens": [7, 9]}}}
+    assert measured(rows) == {"problems": {"p": {"level": 3, "correct": [1, 0], "tokens": [7, 9], "thought": [0, 1]}}}

@@ -25,6 +25,12 @@ def test_each_problem_is_asked_once_in_each_variant_and_some_plainly():
     assert first == {"short": "chain 0 + 1 ; no wait", "long": "chain 0 + 1 ; wait again"}
 
 
+def test_a_variant_stands_where_the_template_has_a_place_for_it():
+    spec = PromptSection(template="{variant}{prompt}", variants={"short": "10 "})
+    assert messages(PROBLEMS[0], spec, "short")[0]["content"] == "10 chain 0 + 1"
+    assert messages(PROBLEMS[0], spec)[0]["content"] == "chain 0 + 1"
+
+
 def test_which_problems_are_asked_plainly_depends_on_their_ids_alone():
     chosen = [problem.id for problem in PROBLEMS if "plain" in variants_of(problem, SPEC)]
     again = [problem.id for problem in reversed(PROBLEMS) if "plain" in variants_of(problem, SPEC)]
