@@ -108,6 +108,33 @@ def efficient(alpha: float) -> Reward:
     return reward
 
 
+def easy_length_penalty(beta: float, max_tokens: int) -> Reward:
+    """Return ``c - beta max(p, 1 / K) L / max_tokens``, p the share right of the problem's K rollouts.
+
+    Args:
+        beta: what a rollout of ``max_tokens`` costs where all are right, at least 0.
+        max_tokens: completion tokens that lengths are divided by.
+
+    Raises:
+        RecipeError: when ``beta`` is negative or ``max_tokens`` below 1.
+
+    >>> from reason_rl.rollout.batch import example_batch
+    >>> [round(r, 4) for r in easy_length_penalty(0.2, 4000)(example_batch([1, 1, 1, 0], [1000, 2000, 3000, 4000])).tolist()]
+    [0.9625, 0.925, 0.8875, -0.15]
+
+    Source: Just Enough Thinking (arXiv 2506.05256).
+    """
+    if beta < 0 or max_tokens < 1:
+        raise RecipeError(f"adaptive length penalty: beta {beta} is negative, or max_tokens {max_tokens} below 1")
+
+    def reward(batch: RolloutBatch) -> Rows:
+        lengths, right = in_groups(batch)
+        rate = right.float().mean(dim=1, keepdim=True).clamp(min=1 / batch.group_size)
+        return unscored_stay(right.float() - beta * rate * lengths / max_tokens, batch)
+
+    return reward
+
+
 def distance_to_shortest(right_reward: float, token_penalty: float) -> Reward:
     """Return ``right_reward c - token_penalty |L - L*|``: L* the shortest right length, the mean length if none is right.
 

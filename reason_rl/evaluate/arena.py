@@ -47,7 +47,7 @@ def side_of(cells: Sequence[Row]) -> Side:
         np.array([[value for cell in cells for value in cell["problems"][name][column]] for name in names], dtype=float)
         for column in ("correct", "tokens", "thought")
     ]
-    return Side(*columns, np.array([first[name]["level"] for name in names]))
+    return Side(columns[0], columns[1], columns[2], np.array([first[name]["level"] for name in names]))
 
 
 def arena_table(rows: Sequence[Row]) -> dict[str, Any]:

@@ -15,15 +15,7 @@ if TYPE_CHECKING:
 
 
 def messages(problem: Problem, spec: Any, variant: str = PLAIN) -> list[dict[str, str]]:
-    """Return the chat of a problem, from the recipe's ``prompt:`` section, in one of its variants.
-
-    Raises:
-        RecipeError: when the template has no place for the problem, or for the length it should ask for.
-    """
-    if "{prompt}" not in spec.template:
-        raise RecipeError("prompt.template: has no {prompt}, so the model would never see the problem")
-    if ("{tokens}" in spec.template) != (spec.target_tokens is not None):
-        raise RecipeError("prompt.template: {tokens} and prompt.target_tokens belong together; set both or neither")
+    """Return the chat of a problem, from the recipe's ``prompt:`` section, in one of its variants."""
     system = [{"role": "system", "content": spec.system}] if spec.system else []
     asked = spec.template.replace("{tokens}", str(target_tokens(problem, spec)))
     words = "" if variant == PLAIN else spec.variants[variant]

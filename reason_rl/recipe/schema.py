@@ -198,6 +198,16 @@ class PromptSection(Section):
     ask: VariantName | None = None
     """The variant that evaluation asks for; null = none of them."""
 
+    @model_validator(mode="after")
+    def _places(self) -> Self:
+        if "{prompt}" not in self.template:
+            raise ValueError("template has no {prompt}, so the model would never see the problem")
+        if ("{tokens}" in self.template) != (self.target_tokens is not None):
+            raise ValueError("{tokens} in template and target_tokens belong together; set both or neither")
+        if "{variant}" in self.template and not self.variants:
+            raise ValueError("template has a place for {variant}, but there are no variants")
+        return self
+
 
 class AnswerSection(Section):
     """How answers are graded."""

@@ -3,7 +3,6 @@
 import pytest
 from pydantic import ValidationError
 
-from reason_rl.errors import RecipeError
 from reason_rl.problem.prompt import messages, target_tokens, to_dataset
 from reason_rl.problem.record import Problem
 from reason_rl.recipe.schema import PromptSection, TargetTokensSpec
@@ -37,15 +36,17 @@ def test_without_a_range_there_is_no_column():
 
 
 @pytest.mark.parametrize(
-    "spec",
+    ("keys", "message"),
     [
-        PromptSection(template="{prompt} Think for {tokens} tokens."),
-        PromptSection(target_tokens=TargetTokensSpec(low=1, high=2)),
+        ({"template": "{prompt} Think for {tokens} tokens."}, "belong together"),
+        ({"target_tokens": TargetTokensSpec(low=1, high=2)}, "belong together"),
+        ({"template": "Solve it."}, r"has no \{prompt\}"),
+        ({"template": "{variant}{prompt}"}, "no variants"),
     ],
 )
-def test_a_place_without_a_length_and_a_length_without_a_place_are_refused(spec):
-    with pytest.raises(RecipeError, match="belong together"):
-        messages(PROBLEMS[0], spec)
+def test_a_template_that_lacks_what_it_needs_is_refused(keys, message):
+    with pytest.raises(ValidationError, match=message):
+        PromptSection(**keys)
 
 
 def test_a_range_that_ends_before_it_begins_is_refused():

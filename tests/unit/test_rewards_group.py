@@ -9,6 +9,7 @@ from reason_rl.algorithm.group_reward import (
     adaptive_bonus,
     difficulty_budget,
     distance_to_shortest,
+    easy_length_penalty,
     efficient,
     lead,
     relative_length,
@@ -22,6 +23,7 @@ LENGTHS = [1000, 2000, 3000, 4000]
 REWARDS = {
     "kimi": relative_length(),
     "efficient": efficient(0.4),
+    "alp": easy_length_penalty(0.2, 4000),
     "shorter": distance_to_shortest(2.0, 0.001),
     "dast": difficulty_budget(4096),
     "lead": lead(0.05, 40),
@@ -39,6 +41,8 @@ names = pytest.mark.parametrize("name", REWARDS)
         (efficient(0.1), RIGHT, LENGTHS, [0.97729, 0.95, 0.92271, 0.0]),
         (efficient(0.4), RIGHT, LENGTHS, [0.909159, 0.8, 0.690841, 0.0]),
         (efficient(0.4), [1, 0, 0, 0], LENGTHS, [0.8, 0.0, 0.0, 0.0]),
+        (easy_length_penalty(0.2, 4000), [1] * 4, LENGTHS, [0.95, 0.9, 0.85, 0.8]),
+        (easy_length_penalty(0.2, 4000), [0] * 4, LENGTHS, [-0.0125, -0.025, -0.0375, -0.05]),
         (distance_to_shortest(2.0, 0.001), RIGHT, LENGTHS, [2.0, 1.0, 0.0, -3.0]),
         (distance_to_shortest(2.0, 0.001), [0] * 4, LENGTHS, [-1.5, -0.5, -0.5, -1.5]),
         (difficulty_budget(4096), RIGHT, LENGTHS, [0.801902, 0.603803, 0.405705, -0.1]),
@@ -64,7 +68,10 @@ def test_three_of_ten_right_are_a_hard_problem():
     assert got.tolist() == pytest.approx([0.0] * 3 + [0.05] * 7)
 
 
-@pytest.mark.parametrize("build", [lambda: efficient(1.0), lambda: efficient(-0.1), lambda: difficulty_budget(0)])
+@pytest.mark.parametrize(
+    "build",
+    [lambda: efficient(1.0), lambda: efficient(-0.1), lambda: difficulty_budget(0), lambda: easy_length_penalty(-1, 9)],
+)
 def test_constants_without_meaning_are_refused(build):
     with pytest.raises(RecipeError):
         build()
