@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from reason_rl.attention.commands import register as register_attention
 from reason_rl.bench.commands import bench_app
 from reason_rl.errors import ReasonRLError, RecipeError
 from reason_rl.stopping.commands import probe_app, stop_app
@@ -27,6 +28,7 @@ app.add_typer(recipes_app, name="recipes")
 app.add_typer(bench_app, name="bench")
 app.add_typer(stop_app, name="stop")
 app.add_typer(probe_app, name="probe")
+register_attention(app)
 
 VERDICTS = {"right": True, "wrong": False, "unverifiable": None}
 
@@ -140,6 +142,10 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(min=1, help="Completions a problem.")] = None,
     cap: Annotated[int | None, typer.Option(min=1, help="Completion tokens; longer ones count as wrong.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many problems only.")] = None,
+    stop: Annotated[
+        str | None,
+        typer.Option(help="End thinking by strength:X, budget:TOKENS, no_thinking or probe:FOLDER (engine hf)."),
+    ] = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows decoded together (suites only).")] = 64,
     url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, up to /v1 (engine openai).")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time (engine openai).")] = 16,
@@ -160,8 +166,10 @@ def evaluate(
         raise RecipeError("eval: --engine openai and --url belong together; give both or neither")
     if url is not None and (adapter is not None or is_recipe(what)):
         raise RecipeError("eval: --url evaluates suites, with the adapter that the server has loaded")
+    if url is not None and stop is not None:
+        raise RecipeError("eval: --stop edits the decoding of engine hf; a server has its own")
     endpoint = Endpoint(url, model or "", concurrency, requests_per_minute) if url else None
-    changes = EvalChanges(samples, cap, limit, engine.value, batch_rows, endpoint, tokenizer)
+    changes = EvalChanges(samples, cap, limit, engine.value, batch_rows, endpoint, tokenizer, stop)
     if is_recipe(what):
         results = {what: evaluate_recipe(what, overrides or [], Path(model) if model else None, changes, out)}
     elif model is None:

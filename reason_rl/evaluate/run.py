@@ -151,6 +151,10 @@ def _sampler(
     recipe: Recipe, folder: Path | None, problems: Sequence[Problem], options: EvalOptions, engine: Any
 ) -> Iterator[SampleSome]:
     """Load what an evaluation needs and yield the function that samples and grades some of the problems."""
+    if recipe.eval is not None and recipe.eval.stop is not None:
+        with _stopping(recipe, recipe.eval.stop, folder, options) as sample_some:
+            yield sample_some
+        return
     tokenizer = load_tokenizer(recipe.model)
     prompts = render_prompts(problems, tokenizer, recipe.prompt)
     model = load_model(recipe.model, folder=folder)
@@ -162,6 +166,18 @@ def _sampler(
         grader = Grader(tokenizer, verifier, end_think_id(tokenizer, recipe.model.end_think_token), recipe.answer.find)
         yield lambda some, on_progress: evaluate_model(
             backend, grader, some, [by_id[problem.id] for problem in some], options, on_progress
+        )
+
+
+@contextmanager
+def _stopping(recipe: Recipe, name: str, folder: Path | None, options: EvalOptions) -> Iterator[SampleSome]:
+    from reason_rl.stopping.named import named_policy
+    from reason_rl.stopping.setting import open_setting
+
+    with open_setting(recipe, folder) as setting:
+        backend = setting.backend.under(named_policy(name, setting))
+        yield lambda some, on_progress: evaluate_model(
+            backend, setting.grader, some, setting.prompts(some), options, on_progress
         )
 
 

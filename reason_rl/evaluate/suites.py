@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.endpoint import evaluate_endpoint
 from reason_rl.evaluate.metrics import summarise
@@ -32,10 +34,11 @@ class EvalChanges:
     batch_rows: int = 64
     endpoint: Endpoint | None = None
     tokenizer: str | None = None
+    stop: str | None = None
 
-    def fields(self) -> dict[str, int]:
+    def fields(self) -> dict[str, int | str]:
         """Return the changed fields of the eval section."""
-        fields = ("samples", "max_tokens", "limit")
+        fields = ("samples", "max_tokens", "limit", "stop")
         return {field: getattr(self, field) for field in fields if getattr(self, field) is not None}
 
 
@@ -48,6 +51,12 @@ def suite_recipe(name: str, model: str, output: Path, options: EvalChanges) -> R
         RecipeError: for an unknown suite or model.
     """
     suite = load_suite(name).suite
+    try:
+        section = EvalSection.model_validate({**suite.eval.model_dump(), **options.fields()})
+    except ValidationError as error:
+        raise RecipeError(
+            "; ".join(f"eval: {part['msg'].removeprefix('Value error, ')}" for part in error.errors())
+        ) from None
     spec = ModelSection(path=model)
     rollout = RolloutSection(max_batch_rows=options.batch_rows)
     if options.engine != "openai":
@@ -59,7 +68,7 @@ def suite_recipe(name: str, model: str, output: Path, options: EvalChanges) -> R
         model=spec,
         prompt=suite.prompt,
         answer=suite.answer,
-        eval=EvalSection.model_validate({**suite.eval.model_dump(), **options.fields()}),
+        eval=section,
         rollout=rollout,
     )
 

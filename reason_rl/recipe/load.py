@@ -79,7 +79,8 @@ def explain(error: ValidationError, document: Document) -> Iterator[str]:
             yield f"{document.origin(path[:-1])}: {'.'.join(path)}: is missing"
         else:
             given = "" if isinstance(item["input"], Mapping) else f", is {item['input']!r}"
-            yield f"{place}: {item['msg'][0].lower()}{item['msg'][1:]}{given}"
+            message = item["msg"].removeprefix("Value error, ")
+            yield f"{place}: {message[0].lower()}{message[1:]}{given}"
 
 
 def _key_path(location: tuple[int | str, ...], values: Any) -> tuple[str, ...]:

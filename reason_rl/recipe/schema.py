@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr, model_validator
 
+from reason_rl.recipe.attention_specs import AttentionSection
 from reason_rl.recipe.method_specs import OpeningSpec, PricesSpec, ReferenceSpec, SummariesSpec, VariantName
 from reason_rl.recipe.policies import STRICT, BudgetSpec, CurriculumSpec, DifficultySection, TargetsSpec
 
@@ -359,6 +360,14 @@ class UpdateSection(Section):
     """Rows of a pass, taken in the order of their lengths and padded to the longest of them; null = TRL's single pass."""
 
 
+def _way_of_stopping(name: str) -> str:
+    if not re.fullmatch(r"strength:[0-9.eE+-]+|budget:[1-9][0-9]*|no_thinking|probe:.+", name):
+        raise ValueError(
+            f"{name} is no way of stopping; there are strength:X, budget:TOKENS, no_thinking, probe:FOLDER"
+        )
+    return name
+
+
 class EvalSection(Section):
     """How a model is evaluated."""
 
@@ -378,6 +387,8 @@ class EvalSection(Section):
     """Top-k sampling; 0 is off."""
     seed: int = 0
     """Seed of the sampling."""
+    stop: Annotated[str, AfterValidator(_way_of_stopping)] | None = None
+    """How thinking is ended (engine hf only): strength:X, budget:TOKENS, no_thinking or probe:FOLDER; null = by the model."""
     label_errors: list[LabelError] = []
     """Known label errors of the data; they change no verdict."""
     dollars_per_million_tokens: float | None = Field(default=None, ge=0)
@@ -414,6 +425,8 @@ class Recipe(Section):
     """Which model."""
     lora: dict[str, Any] | None = None
     """Fields of peft.LoraConfig; absent = full fine-tuning."""
+    attention: AttentionSection | None = None
+    """What is changed inside attention; absent = nothing."""
     data: Data | None = None
     """Training problems."""
     difficulty: DifficultySection | None = None

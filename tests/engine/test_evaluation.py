@@ -1,6 +1,7 @@
 """Evaluations go on where they were interrupted, never sample twice, and never mix with another's rows."""
 
 import json
+import shutil
 
 import pytest
 
@@ -92,3 +93,45 @@ def test_a_model_without_thinking_counts_all_as_thinking(tmp_path):
     assert small["completion_tokens"] <= 8
     with pytest.raises(RecipeError, match="no suite smok; did you mean smoke"):
         evaluate_suites(["smoke", "smok"], "tiny-reasoner", None, EvalChanges(), None)
+
+
+@pytest.mark.parametrize(("name", "longest"), [("budget:12", 13), ("no_thinking", 1), ("strength:1e9", 40)])
+def test_thinking_is_ended_as_asked_for(recipe, tmp_path, name, longest):
+    stopped = load_recipe("tiny/dler", [*SMALL, f"eval.stop={name}"]).recipe
+    rows = run.evaluate(stopped, None, tmp_path / "rows.jsonl")
+    plain = run.evaluate(recipe, None, tmp_path / "plain.jsonl")
+    assert max(row.think_tokens for row in rows) <= longest
+    assert sum(row.think_tokens for row in rows) < sum(row.think_tokens for row in plain)
+    assert read_rows(tmp_path / "rows.jsonl").header["stop"] == name
+    assert [row.seed for row in rows] == [row.seed for row in plain]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "budget:0",
+            "eval: budget:0 is no way of stopping; there are strength:X, budget:TOKENS, no_thinking, probe:FOLDER",
+        ),
+        ("strength:-1", "eval.stop strength:-1: strength -1.0 is not above 0"),
+        ("probe:nowhere", "nowhere/probe.json: no such file"),
+    ],
+)
+def test_ways_of_stopping_that_are_none_are_refused(tmp_path, name, message):
+    changes = EvalChanges(limit=1, samples=1, max_tokens=16, stop=name)
+    with pytest.raises(RecipeError, match=message):
+        evaluate_suites(["tiny"], "tiny-reasoner", None, changes, tmp_path / "rows.jsonl")
+
+
+def test_a_model_without_a_chat_template_is_one_clear_line(tmp_path):
+    from reason_rl.models import resolve_model
+    from reason_rl.world.tokenizer import build_tokenizer
+
+    shutil.copytree(resolve_model("tiny-reasoner"), tmp_path / "model")
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = None
+    for file in (tmp_path / "model").glob("*chat_template*"):
+        file.unlink()
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(RecipeError, match="no chat template; use an instruction-tuned model"):
+        evaluate_suites(["smoke"], str(tmp_path / "model"), None, EvalChanges(limit=1), tmp_path / "rows.jsonl")
