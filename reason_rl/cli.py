@@ -233,13 +233,32 @@ def compare(
 
 
 @app.command()
-def report(folder: Path, as_json: AsJson = False) -> None:
+def report(
+    folder: Path,
+    figures: Annotated[Path | None, typer.Option(help="Write each drawing there, as SVG and PNG.")] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(help="Hub repository: push the model with a card that holds the results.", metavar="ID"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --push: only write the card.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Write report.html of a run folder."""
     from reason_rl.report.page import write_page
     from reason_rl.run_folder import RunFolder
 
     page = write_page(folder)
-    emit({"report": str(page), **json.loads(RunFolder(folder).summary.read_text())}, as_json, str(page))
+    summary = RunFolder(folder).summary
+    value: dict[str, Any] = {"report": str(page), **(json.loads(summary.read_text()) if summary.is_file() else {})}
+    if figures is not None:
+        from reason_rl.report.figure_files import write_figures
+
+        value["figures"] = [str(path) for path in write_figures(page, figures)]
+    if push is not None:
+        from reason_rl.report.card import publish
+
+        value["card"] = str(publish(RunFolder(folder), push, dry_run=dry_run))
+    emit(value, as_json, "\n".join([str(page), *value.get("figures", []), *([value["card"]] if push else [])]))
 
 
 @app.command()

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from reason_rl.report.comparison import estimate_text
 from reason_rl.report.figure import AFTER, BEFORE, INK, SOFT, make_figure, render, themed
+from reason_rl.report.figure_files import standalone
 from reason_rl.report.plots import bar
 from reason_rl.report.tables import cut_parts, figure
 from reason_rl.run_folder import write_text
@@ -32,16 +33,6 @@ HEADINGS = (
     "rollout tokens",
     "seconds",
 )
-# What the page's style sheet says, for a picture that stands by itself.
-COLOURS = {
-    "currentColor": "#1c1c1c",
-    "var(--soft)": "#6b6b6b",
-    "var(--line)": "#d0d0d0",
-    "var(--paper)": "#ffffff",
-    "var(--before)": "#8a8a8a",
-    "var(--after)": "#1f5fa8",
-    "inherit": "sans-serif",
-}
 NO_THINK_SHOWN = 0.005  # share
 Arena = Mapping[str, Any]
 
@@ -171,14 +162,3 @@ def _point(axis: Axes, name: str, entry: Mapping[str, Any], colour: str) -> None
     bars = [bar(entry[metric]) for metric in ("completion_tokens", "accuracy")]
     axis.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="o", color=colour, markersize=5, elinewidth=0.5, zorder=2)
     axis.annotate(name, (x, y), xytext=(6, 5), textcoords="offset points", fontsize=8.5, color=INK, zorder=3)
-
-
-def standalone(picture: str) -> str:
-    """Return an inline SVG as a file of its own, with colours written out on white.
-
-    >>> standalone('<svg><path style="fill: currentColor"/></svg>')
-    '<svg style="background: #ffffff"><path style="fill: #1c1c1c"/></svg>\\n'
-    """
-    for name, colour in COLOURS.items():
-        picture = picture.replace(name, colour)
-    return picture.strip().replace("<svg", '<svg style="background: #ffffff"', 1) + "\n"
