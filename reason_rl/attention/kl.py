@@ -1,0 +1,188 @@
+"""The prior as a loss term: the divergence of attention from it, the forward pass untouched."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from reason_rl.attention.decoder import absolute_positions, attentions_of, decoder_of, window_of
+from reason_rl.attention.prior import Square
+from reason_rl.errors import RecipeError, RunError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a forward pass showed of one attention module.
+
+    Args:
+        layer: its place among the chosen ones.
+        hidden: its input, [rows, tokens, width].
+        cos, sin: of the rotation, [1 or rows, tokens, head size].
+        position: of each token, 0-based, [1 or rows, tokens].
+        real: which tokens are no padding, [rows, tokens].
+    """
+
+    layer: int
+    hidden: Float[Tensor, "rows tokens width"]
+    cos: Tensor
+    sin: Tensor
+    position: Int[Tensor, "rows tokens"]
+    real: Bool[Tensor, "rows tokens"]
+
+
+def kl_to_prior(
+    logits: Float[Tensor, "rows heads queries tokens"], log_prior: Float[Tensor, "rows queries tokens"]
+) -> Float[Tensor, "rows heads queries"]:
+    """Return ``KL(softmax(logits) || pi)`` of each query; -inf marks what may not be attended to, in both alike.
+
+    >>> logits = torch.tensor([0.25, 0.75]).log()[None, None, None]
+    >>> round(kl_to_prior(logits, torch.tensor([[[0.5, 0.5]]]).log()).item(), 4)
+    0.1308
+    """
+    log_attention = logits.log_softmax(dim=-1)
+    attention = log_attention.exp()
+    # 0 log 0 is 0, and its gradient must not be nan.
+    hidden = torch.isinf(logits)
+    difference = log_attention.masked_fill(hidden, 0.0) - log_prior[:, None].masked_fill(hidden, 0.0)
+    return (attention * difference).sum(dim=-1)
+
+
+@dataclass
+class AttentionKL:
+    """Collects what chosen layers see during a forward pass, and says how far their attention is from the prior.
+
+    Queries are a sample of ``queries`` places a forward pass, the same for all rows and layers, fixed by seed and step; the
+    attention of those is computed again from the layer's input, so nothing about the forward pass changes.
+
+    Args:
+        model: Llama- or Qwen-type, plain or with a peft adapter.
+        log_prior: [places, places].
+        layers: which ones; negative numbers count from the last.
+        queries: sampled a forward pass.
+        seed: of the sampling.
+
+    Raises:
+        RecipeError: for another architecture, layers that there are not, or attention over a window.
+
+    Source: RPA (arXiv 2603.09253) has no such mode; ours, for vLLM could not apply a bias.
+    """
+
+    model: PreTrainedModel
+    log_prior: Square
+    layers: tuple[int, ...]
+    queries: int = 128
+    seed: int = 0
+    seen: list[Seen] = field(default_factory=list)
+    _on: bool = False
+    _position: Any = None
+
+    def __post_init__(self) -> None:
+        modules = attentions_of(self.model)
+        if any(not -len(modules) <= layer < len(modules) for layer in self.layers):
+            raise RecipeError(f"attention.prior.layers: {list(self.layers)}; the model has {len(modules)} layers")
+        self.modules = [modules[layer] for layer in self.layers]
+        if any(window_of(module) is not None for module in self.modules):
+            raise RecipeError("attention.prior: attention over a sliding window is not known")
+        decoder_of(self.model).register_forward_pre_hook(self._before_decoder, with_kwargs=True)
+        for place, module in enumerate(self.modules):
+            module.register_forward_pre_hook(self._looking(place), with_kwargs=True)
+
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Remember what the chosen layers see while the block runs; recomputation for the backward pass comes later."""
+        self.seen, self._on = [], True
+        try:
+            yield
+        finally:
+            self._on = False
+
+    def term(self, step: int) -> Tensor:
+        """Return the mean divergence over rows, heads and sampled queries of what was collected, and forget it.
+
+        Raises:
+            RunError: when a sequence is longer than the prior, or nothing was collected.
+        """
+        if not self.seen:
+            raise RunError("attention.prior: no forward pass was seen; are the weights sharded?")
+        totals, counts = zip(*(self._divergence(seen, step) for seen in self.seen), strict=True)
+        self.seen = []
+        return torch.stack(totals).sum() / torch.stack(counts).sum().clamp(min=1)
+
+    def _before_decoder(self, _module: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
+        if not self._on:
+            return
+        if args:
+            inputs = {"input_ids": args[0], **inputs}
+        shape = (inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]).shape[:2]
+        mask = inputs.get("attention_mask")
+        counted = {key: value for key, value in inputs.items() if key != "position_ids"} if mask is not None else inputs
+        position = absolute_positions(counted) - 1
+        real = torch.ones(shape, dtype=torch.bool, device=position.device) if mask is None else mask.bool()
+        self._position = position.expand(shape), real
+
+    def _looking(self, place: int) -> Any:
+        def before(_module: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
+            if self._on:
+                hidden = args[0] if args else inputs["hidden_states"]
+                cos, sin = inputs["position_embeddings"]
+                self.seen.append(Seen(place, hidden, cos, sin, *self._position))
+
+        return before
+
+    def _divergence(self, seen: Seen, step: int) -> tuple[Tensor, Tensor]:
+        """Return the sum of divergences over real queries and heads, and how many there are."""
+        tokens = seen.hidden.shape[1]
+        longest = int(seen.position.max()) + 1
+        if longest > len(self.log_prior):
+            raise RunError(
+                f"attention.prior: a sequence has {longest} tokens, the prior {len(self.log_prior)}; raise reference_tokens"
+            )
+        draw = torch.Generator().manual_seed(_seed(self.seed, step))
+        chosen = torch.randperm(tokens, generator=draw)[: self.queries].sort().values.to(seen.hidden.device)
+        logits = attention_logits(self.modules[seen.layer], seen, chosen)
+        table = self.log_prior.to(logits.device)
+        allowed = seen.real[:, None, :] & (torch.arange(tokens, device=chosen.device) <= chosen[:, None])[None]
+        prior = table[seen.position[:, chosen, None], seen.position[:, None, :]].masked_fill(~allowed, -torch.inf)
+        real = seen.real[:, chosen]
+        # A query that is padding may see nothing; it looks at itself instead and does not count.
+        itself = torch.nn.functional.one_hot(chosen, tokens).bool()[None] & ~real[..., None]
+        logits = logits.masked_fill(~(allowed | itself)[:, None], -torch.inf)
+        divergence = kl_to_prior(logits, prior.masked_fill(itself, 0.0))
+        return (divergence * real[:, None]).sum(), real.sum() * divergence.shape[1]
+
+
+def attention_logits(
+    module: Any, seen: Seen, chosen: Int[Tensor, " queries"]
+) -> Float[Tensor, "rows heads queries tokens"]:
+    """Return the scaled products of the chosen tokens' queries with all keys, as the module computes them."""
+    rows, tokens, _ = seen.hidden.shape
+    size = module.head_dim
+    queries = module.q_proj(seen.hidden[:, chosen]).view(rows, len(chosen), -1, size)
+    keys = module.k_proj(seen.hidden).view(rows, tokens, -1, size)
+    if hasattr(module, "q_norm"):
+        queries, keys = module.q_norm(queries), module.k_norm(keys)
+    queries = rotated(queries.transpose(1, 2), seen.cos[:, chosen], seen.sin[:, chosen])
+    keys = rotated(keys.transpose(1, 2), seen.cos, seen.sin)
+    grouped = queries.view(rows, keys.shape[1], -1, len(chosen), size)
+    logits = torch.einsum("rghqd,rgkd->rghqk", grouped, keys) * module.scaling
+    return logits.reshape(rows, -1, len(chosen), tokens).float()
+
+
+def rotated(states: Float[Tensor, "rows heads tokens size"], cos: Tensor, sin: Tensor) -> Tensor:
+    """Return states rotated by their positions, halves of a head as the pairs."""
+    first, second = states.chunk(2, dim=-1)
+    return states * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None]
+
+
+def _seed(seed: int, step: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"attention queries {seed} {step}".encode()).digest()[:7])
