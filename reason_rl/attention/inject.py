@@ -53,9 +53,7 @@ class AttentionBias:
         base: Any = decoder_of(self.model)
         code = base.config._attn_implementation
         if code not in SUPPORTED:
-            raise RecipeError(
-                f"attention.prior.mode bias: {code} attention takes no bias; set model.attn_implementation: sdpa"
-            )
+            raise RecipeError(f"prior as a bias: {code} attention takes no bias; set model.attn_implementation: sdpa")
         if any(window_of(modules[layer]) is not None for layer in chosen):
             raise RecipeError("attention.prior: attention over a sliding window is not known")
         # Later positions get no probability from the causal mask; 0 keeps the sum of bias and mask free of nan.

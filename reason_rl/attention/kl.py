@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from reason_rl.attention.decoder import absolute_positions, attentions_of, decoder_of, window_of
+from reason_rl.attention.decoder import absolute_positions, attentions_of, decoder_of, refuse_reentrant, window_of
 from reason_rl.attention.prior import Square
 from reason_rl.errors import RecipeError, RunError
 
@@ -72,7 +72,8 @@ class AttentionKL:
         seed: of the sampling.
 
     Raises:
-        RecipeError: for another architecture, layers that there are not, or attention over a window.
+        RecipeError: for another architecture, layers that there are not, or attention over a window; in a forward pass, for
+            reentrant gradient checkpointing.
 
     Source: RPA (arXiv 2603.09253) has no such mode; ours, for vLLM could not apply a bias.
     """
@@ -118,9 +119,10 @@ class AttentionKL:
         self.seen = []
         return torch.stack(totals).sum() / torch.stack(counts).sum().clamp(min=1)
 
-    def _before_decoder(self, _module: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
+    def _before_decoder(self, module: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
         if not self._on:
             return
+        refuse_reentrant(module)
         if args:
             inputs = {"input_ids": args[0], **inputs}
         shape = (inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]).shape[:2]

@@ -66,6 +66,34 @@ def bench_step(rows: SpeedRows = 256, repeats: SpeedRepeats = 3, as_json: AsJson
     _speed("step", rows, repeats, as_json)
 
 
+@bench_app.command("engines")
+def bench_engines(
+    out: Annotated[Path, typer.Option(help="Results, one JSON line a pair; pairs found there are not measured again.")],
+    rows: SpeedRows = 64,
+    repeats: SpeedRepeats = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Tokens a second of the engines hf and vllm at three sizes of model."""
+    from reason_rl.bench.engines import compare_engines
+
+    table = compare_engines(out, rows, repeats, say)
+    emit(table, as_json, json.dumps(table, indent=2))
+
+
+@bench_app.command("goal")
+def bench_goal(
+    out: Annotated[Path, typer.Option(help="Results of bench stock, one JSON line a run; missing runs are made.")],
+    seeds: Annotated[int, typer.Option(help="Training seeds.")] = 3,
+    workers: Workers = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Training seconds until half the tokens, our DLER against stock TRL with its best length reward."""
+    from reason_rl.bench.stock import stock_comparison, time_to_goal
+
+    result = time_to_goal(stock_comparison(out, seeds, workers, say))
+    emit(result, as_json, json.dumps(result, indent=2))
+
+
 @bench_app.command("grader")
 def bench_grader(
     cases: Annotated[Path, typer.Argument(help="JSONL with gold, prediction and expected_equivalent.")],
@@ -87,6 +115,29 @@ def bench_grader(
         as_json,
         f"{result['agreement']:.1%} of {result['cases']} cases; bare math-verify {bare['agreement']:.1%}",
     )
+
+
+@bench_app.command("probe")
+def bench_probe(
+    recipe: RecipeName,
+    probe: Annotated[Path, typer.Argument(help="The folder that probe fit wrote.")],
+    out: Annotated[Path | None, typer.Option(help="Where the figures go, as JSON.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Completions decoded together.")] = 64,
+    repeats: SpeedRepeats = 5,
+    as_json: AsJson = False,
+) -> None:
+    """What an exit probe adds to a decoded token in hf, as a ratio of one run."""
+    from reason_rl.bench.probe import probe_overhead
+    from reason_rl.recipe.load import load_recipe
+    from reason_rl.run_folder import write_text
+    from reason_rl.stopping.setting import open_setting
+
+    with open_setting(load_recipe(recipe, []).recipe) as setting:
+        result = probe_overhead(setting, probe, rows, repeats, say)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, json.dumps(result, indent=1) + "\n")
+    emit(result, as_json, f"{result['overhead']:+.1%} a token ({result['completion_tokens']} tokens, {rows} rows)")
 
 
 @bench_app.command("stock")
@@ -113,4 +164,30 @@ def bench_ssa(
     from reason_rl.bench.ssa import compare_ssa
 
     table = compare_ssa(out, seeds, say)
+    emit(table, as_json, json.dumps(table, indent=2))
+
+
+@bench_app.command("rpa")
+def bench_rpa(
+    out: Annotated[Path, typer.Option(help="Results, one JSON line a run; runs found there are not repeated.")],
+    seeds: Annotated[int, typer.Option(min=2, help="Training seeds.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """The RPA prior as an attention bias against none, from scratch at equal steps."""
+    from reason_rl.bench.rpa import compare_priors
+
+    table = compare_priors(out, seeds, say)
+    emit(table, as_json, json.dumps(table, indent=2))
+
+
+@bench_app.command("heads")
+def bench_heads(
+    out: Annotated[Path, typer.Option(help="Results, one JSON line a run; runs found there are not repeated.")],
+    seeds: Annotated[int, typer.Option(min=2, help="Training seeds.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Budgeted heads of the tiny reasoner against static pruning and specialists, and the speed of half the heads."""
+    from reason_rl.bench.heads import compare_heads
+
+    table = compare_heads(out, seeds, say)
     emit(table, as_json, json.dumps(table, indent=2))

@@ -138,7 +138,9 @@ def make_trainer(side: Side, workload: Workload, folder: str) -> Any:
     common: dict[str, Any] = {
         "model": model,
         "args": args,
-        "train_dataset": Dataset.from_dict({"prompt": ["1 + 1"] * workload.rows}),
+        "train_dataset": Dataset.from_dict(
+            {"prompt": ["1 + 1"] * workload.rows, "problem_id": [f"p{row}" for row in range(workload.rows)]}
+        ),
         "processing_class": load_tokenizer(ModelSection()),
     }
     if side == "stock":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from reason_rl.attention.ssa import SSAOptions
     from reason_rl.world.pretrain import PretrainConfig
 
-VARIANTS = ("stock", "position", "token", "token_position")
+VARIANTS = ("stock", "position", "token_position")
 BASE = "stock"
 WARMUP_STEPS = 20
 VALIDATION_TRACES, VALIDATION_SEED = 512, 1_000_003
@@ -30,7 +30,7 @@ VALIDATION_TRACES, VALIDATION_SEED = 512, 1_000_003
 class Setting:
     """Size and length of a run: a Llama of 0.87M parameters on traces of the tiny world; all our choice."""
 
-    steps: int = 160
+    steps: int = 120
     learning_rate: float = 3e-3
     tokens_per_batch: int = 2048
     hidden_size: int = 128
@@ -143,8 +143,8 @@ def make_model(setting: Setting, seed: int, options: SSAOptions | None) -> Any:
     return model
 
 
-def train(model: nn.Module, setting: Setting, seed: int) -> None:
-    """Train with AdamW, linear warm-up and linear decay; no weight decay, on any side."""
+def train(model: nn.Module, setting: Setting, seed: int, each_step: Callable[[float], None] | None = None) -> None:
+    """Train with AdamW, linear warm-up and linear decay, no weight decay; ``each_step`` is told the share of the run."""
     import torch
 
     from reason_rl.world.pretrain import batches
@@ -155,13 +155,15 @@ def train(model: nn.Module, setting: Setting, seed: int) -> None:
     for step, batch in enumerate(islice(batches(setting.config(seed), build_tokenizer()), setting.steps)):
         factor = min(1.0, (step + 1) / WARMUP_STEPS, (setting.steps - step) / (setting.steps / 2))
         optimizer.param_groups[0]["lr"] = setting.learning_rate * factor
+        if each_step is not None:
+            each_step(step / setting.steps)
         model(**batch, use_cache=False).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
 
-def held_out(setting: Setting) -> Iterator[dict[str, Tensor]]:
+def held_out(setting: Setting, traces: int) -> Iterator[dict[str, Tensor]]:
     """Yield batches of traces of test problems, the same for every run."""
     import torch
 
@@ -171,12 +173,12 @@ def held_out(setting: Setting) -> Iterator[dict[str, Tensor]]:
     from reason_rl.world.traces import draw_completion
 
     tokenizer, rng = build_tokenizer(), random.Random(VALIDATION_SEED)
-    rows = []
-    for problem in draw_problems("test", VALIDATION_TRACES, VALIDATION_SEED):
+    vocabulary, rows = tokenizer.get_vocab(), []
+    for problem in draw_problems("test", traces, VALIDATION_SEED):
         chat = [{"role": "user", "content": problem.question}]
         prompt = str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)).split()
         completion = draw_completion(rng, problem, setting.max_completion_tokens)
-        ids = tokenizer.convert_tokens_to_ids([*prompt, *completion.words, EOS])
+        ids = [vocabulary[word] for word in (*prompt, *completion.words, EOS)]
         rows.append((ids, [IGNORED_LABEL] * len(prompt) + ids[len(prompt) :]))
     rows.sort(key=lambda row: len(row[0]))
     for start in range(0, len(rows), 32):
@@ -188,7 +190,7 @@ def held_out(setting: Setting) -> Iterator[dict[str, Tensor]]:
         }
 
 
-def validate(model: Any, setting: Setting) -> dict[str, float]:
+def validate(model: Any, setting: Setting, traces: int = VALIDATION_TRACES) -> dict[str, float]:
     """Return the cross-entropy in nats a completion token, over all of them and over those from position 96 on."""
     import torch
     from torch.nn.functional import cross_entropy
@@ -197,7 +199,7 @@ def validate(model: Any, setting: Setting) -> dict[str, float]:
 
     losses, late = [], []
     model.eval()
-    for batch in held_out(setting):
+    for batch in held_out(setting, traces):
         with torch.no_grad():
             logits = model(input_ids=batch["input_ids"], use_cache=False).logits[:, :-1]
         goal = batch["labels"][:, 1:]

@@ -25,6 +25,7 @@ RECIPE = "tiny/dler"
 SHORTER = ("trainer.max_steps=96", "trainer.save_steps=96")
 LEARNING_RATES = (3e-5, 1e-4, 3e-4)
 VARIANTS = ("plain", "soft_overlong", "cosine")
+LENGTH_VARIANTS = ("soft_overlong", "cosine")
 WINDOW_GENERATIONS = 3
 GOAL_SHARE = 0.8  # of the start's accuracy, which had no cap of training
 COMPARED = ("accuracy", "accuracy_difference", "completion_tokens", "token_cut", "seconds", "seconds_to_goal")
@@ -165,6 +166,29 @@ def table(rows: list[Row], best: dict[str, float]) -> dict[str, Any]:
             },
         }
     return summary
+
+
+def time_to_goal(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return seconds until the goal of :func:`seconds_to_goal`, ours and of the faster of stock's length rewards.
+
+    The ratio is missing where one side did not get there with every seed.
+
+    >>> there, not_there = {"mean": 60.0, "missing": 0}, {"mean": None, "missing": 3}
+    >>> table = {"dler": {"seconds_to_goal": {"mean": 20.0, "missing": 0}}}
+    >>> table |= {"soft_overlong": {"seconds_to_goal": there}, "cosine": {"seconds_to_goal": not_there}}
+    >>> time_to_goal(table)["ratio_vs_trl"]
+    3.0
+    """
+    found = {name: summary[name]["seconds_to_goal"] for name in ("dler", *LENGTH_VARIANTS)}
+    seconds = {name: None if spread["missing"] else spread["mean"] for name, spread in found.items()}
+    stock = {name: value for name in LENGTH_VARIANTS if (value := seconds[name]) is not None}
+    best = min(stock, key=lambda name: stock[name]) if stock else None
+    ours = seconds["dler"]
+    return {
+        "seconds_to_goal": found,
+        "best_stock": best,
+        "ratio_vs_trl": None if best is None or ours is None else stock[best] / ours,
+    }
 
 
 def _spread(values: list[float | None]) -> dict[str, float | None]:

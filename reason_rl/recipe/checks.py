@@ -12,7 +12,7 @@ from reason_rl.content import find_content
 from reason_rl.errors import RecipeError
 from reason_rl.recipe.fields import problems
 from reason_rl.recipe.grading_checks import grading_complaint
-from reason_rl.recipe.method_checks import check_methods, check_scale
+from reason_rl.recipe.method_checks import check_methods, check_prior, check_scale
 from reason_rl.recipe.schema import Recipe, RewardSpec
 
 Complaint = tuple[tuple[str, ...], str]
@@ -30,6 +30,8 @@ def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
     yield from problems("pretrain", "pretrain_config", recipe.pretrain)
     if recipe.lora is not None:
         yield from problems("lora", "lora_config", recipe.lora)
+    if recipe.task == "pretrain" and recipe.attention is not None:
+        yield ("attention",), "is for RL fine-tuning; task pretrain does not read it"
     if recipe.task == "train":
         for section in ("data", "algorithm", "eval"):
             if getattr(recipe, section) is None:
@@ -43,6 +45,7 @@ def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
     yield from _sampling(recipe)
     yield from _advantage(recipe)
     yield from check_methods(recipe, int({**TRL_DEFAULTS, **recipe.trainer}["num_generations"]))
+    yield from check_prior(recipe)
     yield from _reward(recipe, folder)
 
 
@@ -84,6 +87,16 @@ def _batch_shape(recipe: Recipe) -> Iterator[Complaint]:
 
 def _sampling(recipe: Recipe) -> Iterator[Complaint]:
     rollout = recipe.rollout
+    if (rollout.engine == "vllm_server") != (rollout.server is not None):
+        yield ("rollout", "server"), "belongs to engine vllm_server; give both or neither"
+    yield from _stop(recipe)
+    if rollout.vllm and rollout.engine != "vllm":
+        yield ("rollout", "vllm"), f"holds arguments of engine vllm, not {rollout.engine}"
+    if rollout.lag and rollout.importance_correction == "none":
+        yield (
+            ("rollout", "lag"),
+            "1 samples from weights one update old, which needs a correction; use importance_correction token_truncate",
+        )
     if rollout.importance_correction != "none" and (rollout.top_p < 1 or rollout.top_k > 0):
         key = "top_p" if rollout.top_p < 1 else "top_k"
         yield (
@@ -91,6 +104,19 @@ def _sampling(recipe: Recipe) -> Iterator[Complaint]:
             f"{key} {getattr(rollout, key)} cuts off part of the distribution, so the importance ratio would be biased; "
             "use top_p 1 and top_k 0, or importance_correction none",
         )
+
+
+def _stop(recipe: Recipe) -> Iterator[Complaint]:
+    """Yield what is wrong with ``rollout.stop``."""
+    stop, rollout = recipe.rollout.stop, recipe.rollout
+    if stop is None:
+        return
+    if stop.strength == 1 and stop.max_think_tokens is None:
+        yield ("rollout", "stop"), "changes nothing; give a strength other than 1, or max_think_tokens"
+    if rollout.engine != "hf":
+        yield ("rollout", "stop"), f"is there for engine hf only, not {rollout.engine}"
+    if stop.strength != 1 and rollout.importance_correction == "none":
+        yield ("rollout", "importance_correction"), "none leaves the scaled stop token uncorrected; use token_truncate"
 
 
 def _advantage(recipe: Recipe) -> Iterator[Complaint]:

@@ -314,13 +314,48 @@ class AlgorithmSection(Section):
     """Measure the starting model on every training problem before training, for rewards that compare with it."""
 
 
+class ServerSection(Section):
+    """The server of engine vllm_server; see docs/engines.md for how it is started."""
+
+    url: str
+    """Its root, without /v1, such as http://node2:8000."""
+    model: str
+    """The name it serves the model by (--served-model-name)."""
+    folder: str
+    """Where weights are written for it; trainer and server must see it under the same path."""
+    retries: int = Field(default=5, ge=0)
+    """Further attempts after a dropped connection, a timeout, or a status such as 503."""
+    timeout_seconds: float = Field(default=1800.0, gt=0)
+    """For one completion, or for one change of weights."""
+    first_wait_seconds: float = Field(default=1.0, gt=0)
+    """Before the first retry; doubles each time, a minute at most."""
+
+
+class StopSection(Section):
+    """How the end of thinking is pushed while rollouts are sampled; the importance ratio corrects for it (engine hf only)."""
+
+    strength: float = Field(default=1.0, gt=0)
+    """Of the stop token: above 1 stops earlier, below 1 later, 1 leaves it alone."""
+    mode: Literal["logprob", "bias"] = "logprob"
+    """logprob: its log-probability divided by the strength; bias: its odds multiplied by it."""
+    topk_gate: int | None = Field(default=5, gt=0)
+    """Only where it is among so many likeliest tokens; null = everywhere."""
+    max_think_tokens: int | None = Field(default=None, gt=0)
+    """Thinking is closed after so many think tokens; the closing token is not sampled and stays out of the loss."""
+
+
 class RolloutSection(Section):
     """How rollouts are sampled."""
 
-    engine: Literal["hf", "vllm"] = "hf"
-    """hf: the trainer's own model in this process; vllm: a vLLM engine in this process, kept at the trainer's weights."""
+    engine: Literal["hf", "vllm", "vllm_server"] = "hf"
+    """hf: the trainer's own model in this process; vllm: a vLLM engine in this process, kept at the trainer's weights;
+    vllm_server: vllm serve on other GPUs or hosts, kept at them through a shared folder."""
+    server: ServerSection | None = None
+    """The server (engine vllm_server only)."""
     vllm: dict[str, Any] = {}
     """Further arguments of vllm.LLM, such as gpu_memory_utilization (engine vllm only)."""
+    stop: StopSection | None = None
+    """Push the end of thinking; null = sample from the model as it is. Evaluation never uses it."""
     max_batch_rows: int = Field(default=256, gt=0)
     """Rows decoded together."""
     allowance_tokens: int | None = Field(default=None, gt=0)
@@ -338,6 +373,9 @@ class RolloutSection(Section):
     """How differences between sampler and trainer are corrected."""
     importance_cap: float = Field(default=2.0, gt=0)
     """Largest importance ratio."""
+    lag: Literal[0, 1] = 0
+    """1: the next batch is sampled while the present one is trained on, from weights one update older; the importance ratio
+    corrects for it. Engine hf then keeps a second copy of the model."""
 
 
 class LabelError(Section):

@@ -64,7 +64,7 @@ def smoke(recipe: Recipe) -> Recipe:
         "data": WorldData(use="world", split="train", count=PROBLEMS),
         "difficulty": None if recipe.difficulty is None else DifficultySection(table=TABLE),
         "algorithm": _algorithm(recipe.algorithm),
-        "rollout": recipe.rollout.model_copy(update={"engine": "hf", "vllm": {}}),
+        "rollout": recipe.rollout.model_copy(update={"engine": "hf", "vllm": {}, "server": None}),
         "trainer": _trainer(recipe.trainer, recipe.algorithm.advantage.scale),
         "eval": EvalSection(data=WorldData(use="world", split="test", count=8), samples=1, max_tokens=64),
     }

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
+from ruamel.yaml import YAML
 
 from reason_rl.errors import RunError
 from reason_rl.run_folder import RunFolder, write_text
@@ -47,7 +47,7 @@ def publish(run: RunFolder, repository: str, *, dry_run: bool) -> Path:
     if not run.model.is_dir() or not run.summary.is_file():
         raise RunError(f"{run.path}: a card needs a trained model and summary.json; finish the run first")
     resolved = run.resolved.read_text()
-    text = card(json.loads(run.summary.read_text()), yaml.safe_load(resolved), repository)
+    text = card(json.loads(run.summary.read_text()), YAML(typ="safe").load(resolved), repository)
     write_text(run.model / "README.md", text)
     write_text(run.model / "recipe.yaml", resolved)
     if not dry_run:

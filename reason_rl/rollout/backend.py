@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from reason_rl.errors import RunError
+
 FinishReason = Literal["stop", "length", "exit"]
 
 
@@ -33,13 +35,15 @@ class SamplingOptions:
 class Sample:
     """One completion: token ids with the end token when it came, and log-probabilities under the sampled distribution.
 
-    The first ``forced`` tokens were put there, and their log-probabilities are those of that choice.
+    The first ``forced`` tokens were put there, and their log-probabilities are those of that choice. ``sampled`` tells for
+    each token whether the policy drew it; None = all after the first ``forced``.
     """
 
     token_ids: tuple[int, ...]
     logps: tuple[float, ...]
     finish_reason: FinishReason
     forced: int = 0
+    sampled: tuple[bool, ...] | None = None
 
 
 class Backend(Protocol):
@@ -59,6 +63,20 @@ class Backend(Protocol):
     def sync_weights(self, version: int) -> None:
         """Bring the engine to the trainer's weights, which are now at ``version``."""
         ...
+
+
+def check_context(requests: Sequence[SamplingRequest], context_tokens: int | None) -> None:
+    """Raise RunError when a prompt and its budget do not fit into the context; an engine would cut the rollout short.
+
+    >>> check_context([SamplingRequest((5, 6), 30, seed=0)], 32)
+    """
+    for request in requests:
+        needed = len(request.prompt_ids) + request.max_tokens
+        if context_tokens is not None and needed > context_tokens:
+            raise RunError(
+                f"a prompt of {len(request.prompt_ids)} tokens with a budget of {request.max_tokens} needs {needed} "
+                f"tokens of context, the model has {context_tokens}"
+            )
 
 
 def sampling_seed(*parts: int | str) -> int:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from reason_rl.models import context_tokens, eos_ids, resolve_model
 from reason_rl.rollout.hf import HFBackend
+from reason_rl.rollout.server_client import ServerClient, ServerOptions
 from reason_rl.rollout.vllm_local import EngineOptions, VLLMBackend, start_engine
+from reason_rl.rollout.vllm_server import VLLMServerBackend
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,13 +17,17 @@ if TYPE_CHECKING:
 
 
 def open_engine(recipe: Recipe) -> Any:
-    """Start what the recipe's engine needs once a process: a vLLM engine on the untrained model, nothing for hf.
+    """Start what the recipe's engine needs once a process: a vLLM engine on the untrained model, a client, nothing for hf.
 
     Raises:
         RecipeError: when the engine is not installed, or not in a version that works.
     """
     if recipe.rollout.engine == "hf":
         return None
+    if recipe.rollout.engine == "vllm_server":
+        assert recipe.rollout.server is not None
+        fields = recipe.rollout.server.model_dump()
+        return ServerClient(ServerOptions(**fields, concurrency=recipe.rollout.max_batch_rows))
     from transformers import AutoConfig
 
     source = resolve_model(recipe.model.path)
@@ -40,7 +46,7 @@ def open_engine(recipe: Recipe) -> Any:
 
 def make_backend(
     recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, engine: Any = None
-) -> HFBackend | VLLMBackend:
+) -> HFBackend | VLLMBackend | VLLMServerBackend:
     """Return the backend that samples from ``model`` with the recipe's engine (``engine`` from :func:`open_engine`)."""
     ends = eos_ids(model, tokenizer)
     if recipe.rollout.engine == "hf":
@@ -51,4 +57,7 @@ def make_backend(
             max_batch_rows=recipe.rollout.max_batch_rows,
             context_tokens=context_tokens(model),
         )
-    return VLLMBackend(engine if engine is not None else open_engine(recipe), model, ends)
+    engine = engine if engine is not None else open_engine(recipe)
+    if recipe.rollout.engine == "vllm_server":
+        return VLLMServerBackend(engine, model, ends)
+    return VLLMBackend(engine, model, ends, sleeps=bool(recipe.rollout.vllm.get("enable_sleep_mode")))

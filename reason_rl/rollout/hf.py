@@ -11,8 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from reason_rl.errors import RunError
-from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest
+from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest, check_context
 from reason_rl.rollout.cache import chunked_cache, keep_rows
 from reason_rl.rollout.sampling import draw, uniforms
 from reason_rl.rollout.weights import copy_weights, still_copy
@@ -86,7 +85,7 @@ class HFBackend:
         Raises:
             RunError: when a prompt and its budget do not fit into the context.
         """
-        self._check_context(requests)
+        check_context(requests, self.context_tokens)
         order = sorted(range(len(requests)), key=lambda i: (requests[i].max_tokens, len(requests[i].prompt_ids)))
         samples: dict[int, Sample] = {}
         with sampling_mode(self.model):
@@ -97,15 +96,6 @@ class HFBackend:
                 drawn = self._decode([requests[i] for i in chosen], options, report)
                 samples |= dict(zip(chosen, drawn, strict=True))
         return [samples[i] for i in range(len(requests))]
-
-    def _check_context(self, requests: Sequence[SamplingRequest]) -> None:
-        for request in requests:
-            needed = len(request.prompt_ids) + request.max_tokens
-            if self.context_tokens is not None and needed > self.context_tokens:
-                raise RunError(
-                    f"a prompt of {len(request.prompt_ids)} tokens with a budget of {request.max_tokens} needs {needed} "
-                    f"tokens of context, the model has {self.context_tokens}"
-                )
 
     def _decode(
         self, requests: list[SamplingRequest], options: SamplingOptions, report: Callable[[int], None] | None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.specifiers import SpecifierSet
 
 from reason_rl.errors import RecipeError, RunError
-from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest
+from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest, check_context
 from reason_rl.rollout.weights import adapter_weights, full_weights
 
 if TYPE_CHECKING:
@@ -104,10 +104,15 @@ class VLLMBackend:
         engine: from :func:`start_engine`.
         model: the trainer's model, plain or with a peft adapter; the source of the weights.
         eos_token_ids: ids that end a completion.
+        sleeps: the engine was built with ``enable_sleep_mode``: between rounds its weights rest in host memory and its cache
+            is given up, which leaves the GPU to the update.
     """
 
-    def __init__(self, engine: Any, model: PreTrainedModel, eos_token_ids: Sequence[int]) -> None:
+    def __init__(
+        self, engine: Any, model: PreTrainedModel, eos_token_ids: Sequence[int], *, sleeps: bool = False
+    ) -> None:
         self.engine = engine
+        self.sleeps = sleeps
         self.model = model
         self.eos_token_ids = sorted(eos_token_ids)
         self.version = -1
@@ -123,6 +128,7 @@ class VLLMBackend:
         Raises:
             RunError: when the engine cannot take the weights; the model itself is never changed (nothing is merged).
         """
+        self._wake()
         try:
             if hasattr(self.model, "peft_config"):
                 self._load_adapter(version)
@@ -133,6 +139,10 @@ class VLLMBackend:
         except (RuntimeError, ValueError, KeyError, AssertionError, OSError) as error:
             raise RunError(f"vLLM did not take the weights of policy version {version} ({error})") from error
         self.version = version
+
+    def _wake(self) -> None:
+        if self.sleeps and self.engine.llm_engine.is_sleeping():
+            self.engine.wake_up()
 
     def _load_adapter(self, version: int) -> None:
         from vllm.lora.request import LoRARequest
@@ -158,10 +168,11 @@ class VLLMBackend:
         """Sample one completion a request.
 
         Raises:
-            RunError: when the engine was never given the trainer's weights.
+            RunError: when the engine was never given the trainer's weights, or a row does not fit into its context.
         """
         if self.version < 0:
             raise RunError("vLLM was asked for rollouts before it was given the trainer's weights")
+        check_context(requests, self.engine.llm_engine.model_config.max_model_len)
         from vllm import SamplingParams
 
         parameters = [
@@ -177,12 +188,16 @@ class VLLMBackend:
             )
             for request in requests
         ]
+        self._wake()
         outputs = self.engine.generate(
             [{"prompt_token_ids": list(request.prompt_ids)} for request in requests],
             parameters,
             use_tqdm=False,
             lora_request=self.adapter,
         )
+        if self.sleeps:
+            # Level 1: level 2 would drop the weights, and a second round of the same version samples with them.
+            self.engine.sleep(level=1)
         if on_progress:
             on_progress(len(outputs), len(requests))
         return [to_sample(output.outputs[0]) for output in outputs]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reason_rl.errors import RecipeError
-from reason_rl.stopping.conformal import Guarantee
+from reason_rl.stopping.conformal import Guarantee, threshold_at
 from reason_rl.stopping.cues import Cues
 from reason_rl.stopping.probe import Probe, from_tensors, tensor_digest
 from reason_rl.stopping.rule import Elicitor
@@ -17,7 +17,9 @@ from reason_rl.stopping.rule import Elicitor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FORMAT = 1
+    from reason_rl.stopping.traces import Target
+
+FORMAT = 2
 PROBE_FILE, CARD_FILE, CERTIFICATE_FILE = "probe.safetensors", "probe.json", "certificate.json"
 
 
@@ -31,7 +33,7 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class ProbeCard:
-    """What a probe reads and when: the layers, the cues, how answers are elicited, and its figures."""
+    """What a probe reads and when: the layers, the cues, how answers are elicited, what it predicts, and its figures."""
 
     fingerprint: Fingerprint
     layers: tuple[int, ...]
@@ -39,6 +41,7 @@ class ProbeCard:
     elicitor: Elicitor
     figures: dict[str, Any]
     problems: tuple[str, ...]
+    target: Target = "right"
 
 
 def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Fingerprint:
@@ -62,6 +65,7 @@ def save_probe(folder: Path, probe: Probe, card: ProbeCard) -> None:
         "layers": list(card.layers),
         "cues": card.cues.describe(),
         "elicitor": asdict(card.elicitor),
+        "target": card.target,
         "figures": card.figures,
         "problems": list(card.problems),
     }
@@ -88,6 +92,7 @@ def load_probe(folder: Path, made_with: Fingerprint) -> tuple[Probe, ProbeCard]:
             Elicitor(tuple(ask["ids"]), ask["answer_tokens"], tuple(ask["eos"])),
             record["figures"],
             tuple(record["problems"]),
+            record["target"],
         )
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise RecipeError(f"{folder}: cannot be read as a probe ({error})") from error
@@ -139,6 +144,15 @@ class Certificate:
     conditions: Conditions
     problems: tuple[str, ...]
     figures: dict[str, Any]
+
+    def threshold_at(self, risk: float) -> float:
+        """Return the threshold that the same calibration problems certify at another level; infinity when too few.
+
+        Each level holds by itself; choose one before looking at what it does.
+        """
+        numbers = list(self.figures["bad_scores"])
+        numbers += [float("-inf")] * (self.guarantee.problems - len(numbers))
+        return threshold_at(numbers, risk, self.guarantee.confidence)
 
     def threshold_for(self, conditions: Conditions, *, allow_uncertified: bool = False) -> tuple[float, bool]:
         """Return the threshold and whether its guarantee holds under these conditions.

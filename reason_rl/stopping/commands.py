@@ -75,10 +75,13 @@ def probe_fit(
     model: Model = None,
     out: Annotated[Path | None, typer.Option(help="Where the probe goes.")] = None,
     problems: Annotated[int, typer.Option(min=2, help="Problems of the recipe's data, one trace each.")] = 1000,
-    cue: Annotated[list[str] | None, typer.Option(help="Cue words; repeat the option. Default: wait.")] = None,
-    every: Annotated[int | None, typer.Option(min=1, help="Also a cue every so many think tokens.")] = None,
+    cue: Annotated[list[str] | None, typer.Option(help="Cue words; repeat. Default: wait, none with --every.")] = None,
+    every: Annotated[int | None, typer.Option(min=1, help="A cue every so many think tokens.")] = None,
     layer: Annotated[list[int] | None, typer.Option(help="Layers to read; default: the last, after the norm.")] = None,
     kind: Annotated[str, typer.Option(help="logistic or mlp.")] = "logistic",
+    target: Annotated[
+        str, typer.Option(help="safe: spoils no right answer; right: is right; same: as the trace's.")
+    ] = "safe",
     elicitor: ElicitorText = None,
     answer_tokens: AnswerTokens = 64,
     seed: Annotated[int, typer.Option(help="Seed of traces, split and weights.")] = 42,
@@ -92,12 +95,14 @@ def probe_fit(
 
     if kind not in ("logistic", "mlp"):
         raise RecipeError(f"--kind {kind}: logistic or mlp")
+    if target not in ("safe", "right", "same"):
+        raise RecipeError(f"--target {target}: safe, right or same")
     loaded = load_recipe(recipe, overrides or [])
     folder = out or Path(loaded.recipe.output) / "probe"
     with open_setting(loaded.recipe, model) as setting:
         ends = make_elicitor(setting, elicitor, answer_tokens)
-        words = tuple(cue) if cue else ("wait",)
-        plan = ProbePlan(words, every, tuple(layer or ()), ends)
+        words = tuple(cue) if cue else (() if every else ("wait",))
+        plan = ProbePlan(words, every, tuple(layer or ()), ends, target)  # type: ignore[arg-type]
         fit = fit_from(setting, plan, FitOptions(kind=kind, seed=seed), problems, folder, _say)  # type: ignore[arg-type]
     result = {
         "probe": str(folder),
@@ -106,7 +111,9 @@ def probe_fit(
         "base_rate": fit.base_rate,
         "cues": fit.cues,
     }
-    text = f"AUC {fit.auc:.3f} on {len(fit.held_out)} held-out problems ({fit.base_rate:.0%} of exits right): {folder}"
+    text = (
+        f"AUC {fit.auc:.3f} on {len(fit.held_out)} held-out problems ({fit.base_rate:.0%} of exits {target}): {folder}"
+    )
     _emit(result, as_json, text)
 
 
@@ -121,6 +128,7 @@ def probe_calibrate(
     average: Annotated[bool, typer.Option("--average", help="Bound the risk on average instead.")] = False,
     loss: Annotated[str, typer.Option(help="harm: right answers lost; disagreement: other answers.")] = "harm",
     floor: Annotated[float, typer.Option(help="Lowest threshold.")] = 0.5,
+    level: Annotated[list[int] | None, typer.Option(help="Only problems of this level; repeat the option.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the calibration traces.")] = 1,
     as_json: AsJson = False,
 ) -> None:
@@ -133,7 +141,7 @@ def probe_calibrate(
     if loss not in ("harm", "disagreement"):
         raise RecipeError(f"--loss {loss}: harm or disagreement")
     loaded = load_recipe(recipe, overrides or [])
-    levels = Levels(risk, None if average else confidence, loss, floor)
+    levels = Levels(risk, None if average else confidence, loss, floor, tuple(level or ()))
     with open_setting(loaded.recipe, model) as setting:
         certificate = certify_from(setting, probe, levels, _say, seed)
     write_page(probe / "certificate.html", certificate_page(certificate))
@@ -155,10 +163,12 @@ def probe_validity(
     overrides: Overrides = None,
     model: Model = None,
     risk: Annotated[
-        list[float] | None, typer.Option(help="Levels; repeat the option. Default: .05, .1 and .2.")
+        list[float] | None, typer.Option(help="Levels; repeat the option. Default: .01, .05, .1 and .2.")
     ] = None,
     confidence: Annotated[float, typer.Option(help="Over the draw of the calibration problems.")] = 0.9,
     splits: Annotated[int, typer.Option(min=1, help="Random halves.")] = 200,
+    out: Annotated[Path | None, typer.Option(help="Where the figures go, as JSON.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the traces; those of probe calibrate are used again.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Count over random halves of the recipe's eval problems how often a certified threshold fails on the other half."""
@@ -168,7 +178,9 @@ def probe_validity(
 
     loaded = load_recipe(recipe, overrides or [])
     with open_setting(loaded.recipe, model) as setting:
-        rows = validate(setting, probe, risk or [0.05, 0.1, 0.2], confidence, splits, _say)
+        rows = validate(setting, probe, risk or [0.01, 0.05, 0.1, 0.2], confidence, splits, _say, seed)
+    if out is not None:
+        _write(out, rows)
     lines = [
         f"{row['rule']}, risk {row['risk']:g}: above it in {row['exceeded']['share']:.1%} of {splits} splits"
         + (f" (promised: at most {row['promised']:.0%})" if row["promised"] is not None else " (nothing promised)")
@@ -176,6 +188,71 @@ def probe_validity(
         for row in rows
     ]
     _emit(rows, as_json, "\n".join(lines))
+
+
+@probe_app.command("check")
+def probe_check(
+    recipe: RecipeName,
+    probe: Annotated[Path, typer.Argument(help="The folder with probe and certificate.")],
+    overrides: Overrides = None,
+    model: Model = None,
+    risk: Annotated[list[float] | None, typer.Option(help="Levels; repeat. Default: .01, .05, .1 and .2.")] = None,
+    level: Annotated[list[int] | None, typer.Option(help="Only problems of this level; repeat the option.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the figures go, as JSON.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what certified thresholds do to the recipe's eval problems, also where nothing is promised for those."""
+    from reason_rl.recipe.load import load_recipe
+    from reason_rl.stopping.setting import open_setting
+    from reason_rl.stopping.workflow import check
+
+    loaded = load_recipe(recipe, overrides or [])
+    with open_setting(loaded.recipe, model) as setting:
+        result = check(setting, probe, risk or [0.01, 0.05, 0.1, 0.2], level or [], _say)
+    if out is not None:
+        _write(out, result)
+    other = result["other_conditions"]
+    lines = [f"NOT certified here: another {', '.join(other)}"] if other else []
+    lines += [
+        f"risk {row['risk']:g}: {row['harm']['share']:.1%} [{row['harm']['low']:.1%}, {row['harm']['high']:.1%}] spoiled, "
+        f"{row['exits']['share']:.1%} exit, {row['saved']:.1%} fewer completion tokens"
+        for row in result["risks"]
+    ]
+    _emit(result, as_json, "\n".join(lines))
+
+
+@probe_app.command("compare")
+def probe_compare(
+    recipe: RecipeName,
+    probe: Annotated[Path, typer.Argument(help="The folder with probe and certificate.")],
+    out: Annotated[Path, typer.Option(help="Where the figures go; runs found beside it are not repeated.")],
+    overrides: Overrides = None,
+    model: Model = None,
+    word: Annotated[str, typer.Option(help="The reconsidering word of DEER and patience.")] = "wait",
+    hint: Annotated[str, typer.Option(help="ConciseHint's hint.")] = "yes",
+    learn_from: Annotated[
+        int, typer.Option(min=0, help="Training problems for DiffAdapt and steering; 0 = neither.")
+    ] = 150,
+    as_json: AsJson = False,
+) -> None:
+    """Compare all stopping rules on the recipe's eval problems: accuracy, net tokens, savings at matched accuracy."""
+    from reason_rl.recipe.load import load_recipe
+    from reason_rl.stopping.page import comparison_page, write_page
+    from reason_rl.stopping.setting import open_setting
+    from reason_rl.stopping.side_by_side import make_kit, run_comparison
+
+    loaded = load_recipe(recipe, overrides or [])
+    with open_setting(loaded.recipe, model) as setting:
+        result = run_comparison(make_kit(setting, probe, word, hint, learn_from, _say), out, _say)
+    write_page(out.with_suffix(".html"), comparison_page(result))
+    lines = [
+        f"{' '.join((row['rule'], row['setting']))}: accuracy {row['accuracy']:.1%}, {row['net_tokens']:.1f} net tokens, "
+        f"{row['net_saved']['mean']:.1%} saved"
+        for row in result["runs"]
+    ]
+    lines += ["", "net tokens saved where a rule is one point less accurate:"]
+    lines += [f"{rule}: {_saved(value)}" for rule, value in result["saved_at_one_point_less"].items()]
+    _emit(result, as_json, "\n".join(lines))
 
 
 @probe_app.command("eval")
@@ -219,6 +296,13 @@ def probe_eval(
 
 def _emit(value: Any, as_json: bool, text: str) -> None:
     print(json.dumps(value, indent=2) if as_json else text)
+
+
+def _saved(value: dict[str, float | None]) -> str:
+    if value["mean"] is None:
+        return "does not get there"
+    ends = ["-" if value[name] is None else f"{value[name]:.1%}" for name in ("low", "high")]
+    return f"{value['mean']:.1%} [{', '.join(ends)}]"
 
 
 def _say(line: str) -> None:

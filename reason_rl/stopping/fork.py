@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
 
+from reason_rl.rollout.cache import chunked_cache
 from reason_rl.stopping.rule import Ask, Trial
 
 
-def fork(cache: DynamicCache, rows: Int[Tensor, " kept"]) -> DynamicCache:
+def fork(cache: Cache, rows: Int[Tensor, " kept"]) -> Cache:
     """Return a cache of its own with copies of these rows."""
-    copy = DynamicCache()
+    copy = chunked_cache(len(cache.layers))
     for number, layer in enumerate(cache.layers):
         assert isinstance(layer, DynamicLayer)
         assert layer.keys is not None
@@ -47,7 +48,7 @@ def extend(mask: Int[Tensor, "rows seen"], tokens: int) -> Int[Tensor, "rows lon
 
 
 def side_decode(
-    model: PreTrainedModel, cache: DynamicCache, mask: Int[Tensor, "rows seen"], rows: Sequence[int], ask: Ask
+    model: PreTrainedModel, cache: Cache, mask: Int[Tensor, "rows seen"], rows: Sequence[int], ask: Ask
 ) -> list[Trial]:
     """Decode greedily after ``ask.suffix`` on copies of these rows and return what came out.
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
-from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest
+from reason_rl.errors import RunError
+from reason_rl.models import context_tokens
+from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest, check_context
+from reason_rl.rollout.cache import chunked_cache, keep_rows
 from reason_rl.rollout.hf import sampling_mode
 from reason_rl.rollout.sampling import draw, uniforms
 from reason_rl.stopping.fork import extend, feed, side_decode
+from reason_rl.stopping.probe import Probe
 from reason_rl.stopping.rule import Action, Ask, Exit, ExitRule, Go, Look, Step, StopPolicy, Trial
 from reason_rl.stopping.states import Tap, tapped
 from reason_rl.stopping.thinking import ThinkTokens
 
-RETIRE_SHARE = 0.5
+RETIRE_SHARE = 0.75
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,18 @@ class StoppingBackend:
     max_batch_rows: int = 64
     version: int = 0
 
+    def follow(self, model: PreTrainedModel, *, still: bool = False) -> None:
+        """Sample from this model of the trainer.
+
+        Raises:
+            RunError: for weights that would have to be copied.
+        """
+        if still:
+            raise RunError(
+                "rollout.stop: weights that are sharded, or updated meanwhile, cannot be sampled from; leave it out"
+            )
+        self.model = model
+
     def sync_weights(self, version: int) -> None:
         """Record the version; the weights are the model's own."""
         self.version = version
@@ -128,14 +146,20 @@ class StoppingBackend:
         options: SamplingOptions,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[Stopped]:
-        """Decode one completion a request, in their order, and say what the policy did to each."""
+        """Decode one completion a request, in their order, and say what the policy did to each.
+
+        Raises:
+            RunError: when a prompt and its budget do not fit into the context.
+        """
+        check_context(requests, context_tokens(self.model))
+        host = replace(self, tokens=replace(self.tokens, eos=(*self.tokens.eos, *options.stop_ids)))
         done: dict[int, Stopped] = {}
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
         layers = self.policy.rule.layers if self.policy.rule else ()
         with sampling_mode(self.model), tapped(self.model, layers) as tap:
             for start in range(0, len(order), self.max_batch_rows):
                 chosen = order[start : start + self.max_batch_rows]
-                batch = _Batch.open(self, [(i, requests[i]) for i in chosen], options, tap)
+                batch = _Batch.open(host, [(i, requests[i]) for i in chosen], options, tap)
                 done |= {row.request: row.stopped() for row in batch.run()}
                 if on_progress:
                     on_progress(len(done), len(requests))
@@ -148,7 +172,8 @@ class StoppingBackend:
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[Sample]:
         """Sample one completion a request; the protocol of ``reason_rl.rollout.backend``."""
-        return [stopped.sample for stopped in self.decode(requests, options, on_progress)]
+        stopped = self.decode(requests, options, on_progress)
+        return [replace(done.sample, sampled=tuple(not put for put in done.forced)) for done in stopped]
 
     def under(self, policy: StopPolicy) -> StoppingBackend:
         """Return the same backend with another policy."""
@@ -166,7 +191,7 @@ class _Batch:
     noise: dict[int, Tensor]
     mask: Tensor
     ids: Tensor
-    cache: DynamicCache
+    cache: Cache
 
     @classmethod
     def open(
@@ -191,7 +216,8 @@ class _Batch:
         longest = max(request.max_tokens for _, request in requests)
         noise = uniforms([request.seed for _, request in requests], longest)
         by_request = {i: noise[row].to(device) for row, (i, _) in enumerate(requests)}
-        return cls(host, options, tap, rows, by_request, mask, ids, DynamicCache())
+        cache = chunked_cache(host.model.config.get_text_config().num_hidden_layers)
+        return cls(host, options, tap, rows, by_request, mask, ids, cache)
 
     def run(self) -> list[_Row]:
         """Decode until every row is done and return them."""
@@ -207,8 +233,9 @@ class _Batch:
             if len(live) < RETIRE_SHARE * len(lanes):
                 finished += [row for row in lanes if row.finish is not None]
                 kept = torch.tensor(live, device=self.mask.device)
-                self.cache.batch_select_indices(kept)
-                self.mask, lanes = self.mask[kept], [lanes[lane] for lane in live]
+                padding = int(self.mask[kept].argmax(dim=1).min())
+                keep_rows(self.cache, kept, padding)
+                self.mask, lanes = self.mask[kept, padding:], [lanes[lane] for lane in live]
             feeding = torch.tensor([[row.ids[-1]] for row in lanes], device=self.mask.device)
             self.mask = extend(self.mask, 1)
 
@@ -246,12 +273,14 @@ class _Batch:
     ) -> None:
         """Put each thinking row before the rule; side decodes with the same suffix go together."""
         trials: dict[int, Trial] = {}
+        scores = None if features is None else _Scores(features)
         while asked:
             asks: dict[Ask, list[int]] = {}
             for lane in asked:
                 row = lanes[lane]
                 states = None if features is None else features[lane]
-                look = Look(row.ids, row.think_tokens, drawn[lane], states, trials.get(lane))
+                score = None if scores is None else partial(scores.of, lane)
+                look = Look(row.ids, row.think_tokens, drawn[lane], states, trials.get(lane), score)
                 row.state, action = rule.decide(row.state, look)
                 row.act(action)
                 if isinstance(action, Ask):
@@ -263,6 +292,21 @@ class _Batch:
                     lanes[lane].side_tokens += len(ask.suffix) + len(trial.token_ids)
                     trials[lane] = trial
             asked = sorted(trials)
+
+
+@dataclass
+class _Scores:
+    """The scores of all rows of a step, computed when the first row asks."""
+
+    features: Tensor
+    values: list[float] = field(default_factory=list)
+    probe: Probe | None = None
+
+    def of(self, lane: int, probe: Probe) -> float:
+        """Return the score of one row."""
+        if self.probe is not probe:
+            self.probe, self.values = probe, probe.score(self.features).tolist()
+        return self.values[lane]
 
 
 def _is_asked(row: _Row) -> bool:

@@ -101,10 +101,68 @@ def certificate_page(certificate: Certificate) -> Page:
         Part(
             "Risk and savings by threshold", _risk_curve(figures["risk_coverage"], guarantee.threshold, guarantee.risk)
         ),
-        Part("Reliability of the probe", _reliability(figures["reliability"])),
+        Part("Reliability of the probe", _reliability(figures["reliability"], figures["target"])),
         Part("By difficulty", columns=("level", "traces", "exits", "lost", "put right", "tokens saved"), rows=levels),
     )
     return Page(f"{outcome['saved']:.0%} fewer completion tokens by early exits", guarantee.statement(), notes, parts)
+
+
+def comparison_page(result: Mapping[str, Any]) -> Page:
+    """Return the page of all rules side by side."""
+    setting, runs = result["setting"], result["runs"]
+    notes = (
+        f"{setting['problems']} problems x {setting['samples']} samples, cap {setting['max_tokens']} completion tokens, "
+        f"temperature {setting['temperature']:g}, top-p {setting['top_p']:g}; cut answers count as wrong; 95 % intervals "
+        "over problems, paired with full traces.",
+        "Net tokens are completion tokens and all that a rule feeds and decodes on the side.",
+    )
+    matched = tuple((rule, _estimate(value, "%")) for rule, value in result["saved_at_one_point_less"].items())
+    rows = tuple(
+        (
+            f"{run['rule']} {run['setting']}".strip(),
+            _share(run["accuracy"]),
+            _estimate(run["accuracy_change"], ""),
+            f"{run['completion_tokens']:.1f}",
+            f"{run['net_tokens']:.1f}",
+            _estimate(run["net_saved"], "%"),
+        )
+        for run in runs
+    )
+    columns = ("rule", "accuracy", "change (points)", "completion tokens", "net tokens", "net tokens saved")
+    best = next((rule for rule in matched if not rule[0].startswith("no rule")), ("no rule", "nothing"))
+    parts = (
+        Part("Accuracy against net tokens", _clouds(runs)),
+        Part("Saved where a rule is one point less accurate", columns=("rule", "net tokens saved"), rows=matched),
+        Part("All settings", columns=columns, rows=rows),
+    )
+    return Page("Stopping rules side by side", f"Most at matched accuracy: {best[0]}, {best[1]}.", notes, parts)
+
+
+def _estimate(value: Mapping[str, float | None], unit: str) -> str:
+    mean, low, high = (
+        None if value[name] is None else 100 * float(value[name] or 0) for name in ("mean", "low", "high")
+    )
+    if mean is None:
+        return "not reached"
+    ends = "" if low is None or high is None else f" [{low:+.1f}, {high:+.1f}]"
+    return f"{mean:+.1f}{' ' + unit if unit else ''}{ends}"
+
+
+@themed
+def _clouds(runs: Rows) -> str:
+    figure, (axis,) = make_figure(1, 1, 4.2)
+    rules = list(dict.fromkeys(run["rule"] for run in runs))
+    for rule in rules:
+        points = sorted((run["net_tokens"], run["accuracy"]) for run in runs if run["rule"] == rule)
+        ours = rule.startswith("probe")
+        colour = AFTER if ours else BEFORE if rule == "full traces" else SOFT
+        axis.plot(*zip(*points, strict=True), "o-", color=colour, linewidth=1.6 if ours else 0.8, markersize=3.5)
+        # At the cheapest setting, where the rules lie furthest apart.
+        name = rule.split(" (")[0].split(":")[0]
+        axis.annotate(name, points[0], (5, -9), textcoords="offset points", color=SOFT, fontsize=7)
+    axis.set_xlabel("net tokens, mean")
+    axis.yaxis.set_major_formatter("{x:.0%}")
+    return render(figure, "rules", "Accuracy of each rule against its net tokens")
 
 
 def _share(value: float) -> str:
@@ -167,13 +225,13 @@ def _risk_curve(rows: Rows, threshold: float, risk: float) -> str | None:
 
 
 @themed
-def _reliability(rows: Rows) -> str | None:
+def _reliability(rows: Rows, target: str) -> str | None:
     if not rows:
         return None
     figure, (axis,) = make_figure(1, 1, 3.2)
     axis.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=(0, (3, 3)))
     axis.plot([row["score"] for row in rows], [row["right"] for row in rows], "o-", color=AFTER)
     axis.set_xlabel("score of the probe")
-    axis.set_ylabel("share of exits that are right")
+    axis.set_ylabel(f"share of exits that are {target}")
     axis.yaxis.set_major_formatter("{x:.0%}")
     return render(figure, "reliability", "Share of right exits over the probe's score")

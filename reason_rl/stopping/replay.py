@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
-from reason_rl.stopping.conformal import bad_score, exit_cue
+from reason_rl.stopping.conformal import bad_score
 from reason_rl.stopping.probe import Probe
 from reason_rl.stopping.sequential import Limits, clopper_pearson
 from reason_rl.stopping.traces import Trace
@@ -53,27 +54,81 @@ class Replay:
         return {name: v._asdict() if isinstance(v, Limits) else v for name, v in values.items()}
 
 
-def replay(traces: Sequence[Trace], scores: Sequence[Sequence[float]], threshold: float) -> Replay:
-    """Return what exits at the first cue above ``threshold`` would have done.
+@dataclass(frozen=True)
+class Offers:
+    """Traces as arrays [traces, cues + 1]; the last column is the full trace, and short rows are filled up with it.
+
+    Args:
+        highest: best score so far at each cue; the first that is above a threshold is where a trace exits.
+        right, tokens, bad: of each exit, and of the full trace.
+    """
+
+    highest: Float[np.ndarray, "traces cues"]
+    right: Bool[np.ndarray, "traces offers"]
+    tokens: Float[np.ndarray, "traces offers"]
+    bad: Bool[np.ndarray, "traces offers"]
+
+    def taken(self, threshold: float) -> Int[np.ndarray, " traces"]:
+        """Return the offer that each trace takes: its first cue above the threshold, or the last column."""
+        above = self.highest > threshold
+        return np.where(above.any(axis=1), above.argmax(axis=1), self.highest.shape[1])
+
+    def rows(self, chosen: Int[np.ndarray, " chosen"]) -> Offers:
+        """Return some of the traces."""
+        return Offers(self.highest[chosen], self.right[chosen], self.tokens[chosen], self.bad[chosen])
+
+    def at(self, taken: Int[np.ndarray, " traces"]) -> tuple[Any, Any, Any]:
+        """Return whether each trace is right, its tokens, and whether its exit is bad, at the offers taken."""
+        row = np.arange(len(taken))
+        return self.right[row, taken], self.tokens[row, taken], self.bad[row, taken]
+
+
+def offers(traces: Sequence[Trace], scores: Sequence[Sequence[float]], loss: str = "harm") -> Offers:
+    """Return the traces as arrays.
 
     Raises:
         ValueError: without traces.
     """
     if not traces:
         raise ValueError("no traces to replay")
-    exits = [exit_cue(row, threshold) for row in scores]
-    full = np.array([trace.right for trace in traces])
-    pairs = list(zip(traces, exits, strict=True))
-    right = np.array([trace.right if at is None else trace.exits_right[at] for trace, at in pairs])
-    tokens = np.array([trace.tokens if at is None else trace.exit_tokens[at] for trace, at in pairs])
-    before = np.array([trace.tokens for trace in traces])
+    cues = max(len(trace.positions) for trace in traces)
+    highest = np.full((len(traces), cues), -np.inf)
+    right = np.array([[trace.right] * (cues + 1) for trace in traces])
+    tokens = np.array([[float(trace.tokens)] * (cues + 1) for trace in traces])
+    bad = np.zeros((len(traces), cues + 1), dtype=bool)
+    for row, (trace, values) in enumerate(zip(traces, scores, strict=True)):
+        count = len(trace.positions)
+        if count:
+            highest[row, :count] = np.maximum.accumulate(np.nan_to_num(np.asarray(values, dtype=float), nan=0.0))
+            right[row, :count], tokens[row, :count], bad[row, :count] = (
+                trace.exits_right,
+                trace.exit_tokens,
+                trace.bad(loss),
+            )
+    return Offers(highest, right, tokens, bad)
+
+
+def replay(traces: Sequence[Trace], scores: Sequence[Sequence[float]], threshold: float) -> Replay:
+    """Return what exits at the first cue above ``threshold`` would have done.
+
+    Raises:
+        ValueError: without traces.
+    """
+    return replay_offers(offers(traces, scores), threshold)
+
+
+def replay_offers(table: Offers, threshold: float) -> Replay:
+    """Return what exits at the first cue above ``threshold`` would have done."""
+    taken = table.taken(threshold)
+    right, tokens, _ = table.at(taken)
+    full, before, count = table.right[:, -1], table.tokens[:, -1], len(taken)
 
     def share(flags: Any) -> Limits:
-        return clopper_pearson(int(np.sum(flags)), len(traces))
+        return clopper_pearson(int(np.sum(flags)), count)
 
     return Replay(
-        traces=len(traces),
-        exits=share([at is not None for at in exits]),
+        traces=count,
+        exits=share(taken < table.highest.shape[1]),
         harm=share(full & ~right),
         help=share(~full & right),
         accuracy=share(right),
@@ -109,9 +164,9 @@ def risk_coverage(
     if not highest:
         return []
     grid = np.unique(np.quantile(highest, np.linspace(0, 1, points)))
-    rows = []
+    rows, table = [], offers(traces, scores)
     for threshold in (0.0, *grid.tolist()):
-        outcome = replay(traces, scores, threshold)
+        outcome = replay_offers(table, threshold)
         rows.append(
             {"threshold": threshold, "harm": outcome.harm.share, "exits": outcome.exits.share, "saved": outcome.saved}
         )

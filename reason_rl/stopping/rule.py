@@ -13,12 +13,14 @@ Rules never act on their own: the loop that hosts them keeps the cache, the budg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from reason_rl.stopping.probe import Probe
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Look:
         drawn: the token that would be written next.
         features: the states that the drawn token was drawn from, [width]; None unless the rule reads them.
         trial: the outcome of what the rule has just asked for.
+        scores: a probe's score of these states, where the loop scores all rows of a step at once.
     """
 
     token_ids: Sequence[int]
@@ -74,6 +77,14 @@ class Look:
     drawn: int
     features: Float[Tensor, " width"] | None = None
     trial: Trial | None = None
+    scores: Callable[[Probe], float] | None = None
+
+    def score(self, probe: Probe) -> float:
+        """Return a probe's score of the states at this position."""
+        if self.scores is not None:
+            return self.scores(probe)
+        assert self.features is not None
+        return float(probe.score(self.features[None])[0])
 
     @property
     def last(self) -> int | None:

@@ -45,9 +45,16 @@ class Setting:
         assert self.recipe.eval is not None
         return self.recipe.eval
 
-    def problems(self, data: Any, count: int | None = None) -> list[Problem]:
-        """Return the problems of a data section, the first ``count`` of them."""
-        return load_problems(data)[:count]
+    def problems(self, data: Any, count: int | None = None, levels: Sequence[int] = ()) -> list[Problem]:
+        """Return the problems of a data section, of some levels only where given, the first ``count`` of them.
+
+        Raises:
+            RecipeError: when none is of these levels.
+        """
+        problems = [p for p in load_problems(data) if not levels or p.level in levels]
+        if not problems:
+            raise RecipeError(f"--level {' '.join(map(str, levels))}: no problem of the data is of such a level")
+        return problems[:count]
 
     def prompts(self, problems: Sequence[Problem]) -> list[tuple[int, ...]]:
         """Return their prompts as token ids.

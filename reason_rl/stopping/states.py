@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,17 +15,18 @@ from reason_rl.errors import RecipeError
 
 
 class Tap:
-    """Holds the newest states of the tapped layers, in the order asked for."""
+    """Holds the newest states of the tapped layers, in the order asked for; of the last position, or of every one."""
 
-    def __init__(self, layers: Sequence[int]) -> None:
+    def __init__(self, layers: Sequence[int], *, every_position: bool = False) -> None:
         self.layers = tuple(layers)
+        self.every_position = every_position
         self._states: dict[int, Tensor] = {}
 
     def put(self, layer: int, states: Tensor) -> None:
-        """Keep the states of the last position, [rows, width of the model]."""
-        self._states[layer] = states[:, -1].float()
+        """Keep the states of a forward pass, which come as [rows, positions, width of the model]."""
+        self._states[layer] = (states if self.every_position else states[:, -1]).float()
 
-    def features(self) -> Float[Tensor, "rows width"] | None:
+    def features(self) -> Float[Tensor, "rows *positions width"] | None:
         """Return the states of all tapped layers side by side, float32; None when no layer is tapped."""
         return torch.cat([self._states[layer] for layer in self.layers], dim=-1) if self.layers else None
 
@@ -36,7 +37,7 @@ def last_layer(model: PreTrainedModel) -> int:
 
 
 @contextlib.contextmanager
-def tapped(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[Tap]:
+def tapped(model: PreTrainedModel, layers: Sequence[int], *, every_position: bool = False) -> Iterator[Tap]:
     """Read states while the block runs; layer i is the output of block i (from 1), the last one is after the final norm.
 
     These are the entries of transformers' ``hidden_states``, without keeping all of them.
@@ -45,34 +46,48 @@ def tapped(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[Tap]:
         RecipeError: for a layer that the model does not have.
     """
     total = last_layer(model)
-    wrong = [layer for layer in layers if not 1 <= layer <= total]
-    if wrong:
-        raise RecipeError(f"probe layers {wrong}: the model has layers 1 to {total}")
-    tap = Tap(layers)
+    _check_layers(layers, total)
+    tap = Tap(layers, every_position=every_position)
     with contextlib.ExitStack() as stack:
         for layer in tap.layers:
-            handle = _last_hook(model, tap, layer) if layer == total else _block_hook(model, tap, layer)
+            module = decoder_of(model) if layer == total else block_of(model, layer)
+            handle = module.register_forward_hook(_keeping(tap, layer))
             stack.callback(handle.remove)
         yield tap
 
 
-def _last_hook(model: PreTrainedModel, tap: Tap, layer: int) -> Any:
-    head = model.get_output_embeddings()
-    assert isinstance(head, nn.Module)
-
-    def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        tap.put(layer, arguments[0])
-
-    return head.register_forward_pre_hook(before)
-
-
-def _block_hook(model: PreTrainedModel, tap: Tap, layer: int) -> Any:
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """Return the decoder, whose output is the last layer's after the final norm; also through a peft adapter."""
     base: Any = model
     if hasattr(base, "get_base_model"):  # peft
         base = base.get_base_model()
-    block = base.get_decoder().layers[layer - 1]
+    decoder = base.get_decoder()
+    assert isinstance(decoder, nn.Module)
+    return decoder
 
-    def after(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        tap.put(layer, output[0] if isinstance(output, tuple) else output)
 
-    return block.register_forward_hook(after)
+def block_of(model: PreTrainedModel, layer: int) -> nn.Module:
+    """Return the decoder block of a layer, counted from 1.
+
+    Raises:
+        RecipeError: for a layer that the model does not have.
+    """
+    _check_layers([layer], last_layer(model))
+    decoder: Any = decoder_of(model)
+    block = decoder.layers[layer - 1]
+    assert isinstance(block, nn.Module)
+    return block
+
+
+def _check_layers(layers: Sequence[int], total: int) -> None:
+    wrong = [layer for layer in layers if not 1 <= layer <= total]
+    if wrong:
+        raise RecipeError(f"layers {wrong}: the model has layers 1 to {total}")
+
+
+def _keeping(tap: Tap, layer: int) -> Callable[[nn.Module, Any, Any], None]:
+    def after(module: nn.Module, arguments: Any, output: Any) -> None:
+        # Blocks give a tensor, or a tuple in older models; the decoder an output record, whose first entry are the states.
+        tap.put(layer, output if isinstance(output, Tensor) else output[0])
+
+    return after

@@ -10,7 +10,7 @@ import numpy as np
 
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.estimate import Estimate, estimate, resampled_means, t_estimate
-from reason_rl.evaluate.grid import Grid, to_grid
+from reason_rl.evaluate.grid import Grid, Samples, to_grid
 from reason_rl.evaluate.records import EvalRow
 
 STRENGTHS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0)  # our choice
@@ -119,16 +119,24 @@ def advantage(rows: Sequence[EvalRow], curve: Sequence[Sequence[EvalRow]]) -> Es
         ValueError: when they did not see the same problems.
     """
     own = to_grid(rows)
-    tokens = float(own.completion_tokens.mean())
-    others = sorted((to_grid(other) for other in curve), key=lambda grid: float(grid.completion_tokens.mean()))
+    others = [to_grid(other) for other in curve]
     for other in others:
         _check_same(own, other)
-    means = [float(other.completion_tokens.mean()) for other in others]
+    return gain_at_equal_tokens(
+        (own.correct, own.completion_tokens), [(other.correct, other.completion_tokens) for other in others]
+    )
+
+
+def gain_at_equal_tokens(own: tuple[Samples, Samples], curve: Sequence[tuple[Samples, Samples]]) -> Estimate | None:
+    """Return what :func:`advantage` does, from tables of right answers and of tokens, [problems, samples] each."""
+    tokens = float(own[1].mean())
+    others = sorted(curve, key=lambda other: float(other[1].mean()))
+    means = [float(other[1].mean()) for other in others]
     for i in range(len(others) - 1):
         if means[i] <= tokens <= means[i + 1] and means[i] < means[i + 1]:
             share = (tokens - means[i]) / (means[i + 1] - means[i])
-            between = (1 - share) * others[i].correct.mean(axis=1) + share * others[i + 1].correct.mean(axis=1)
-            return t_estimate(own.correct.mean(axis=1) - between)
+            between = (1 - share) * others[i][0].mean(axis=1) + share * others[i + 1][0].mean(axis=1)
+            return t_estimate(own[0].mean(axis=1) - between)
     return None
 
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from reason_rl.problem.record import Problem
-from reason_rl.rollout.backend import SamplingOptions, SamplingRequest, sampling_seed
+from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest, sampling_seed
 from reason_rl.rollout.grading import Grader
+from reason_rl.rollout.hf import HFBackend, sampling_mode
 from reason_rl.stopping.cues import Cues
 from reason_rl.stopping.generate import Stopped, StoppingBackend
-from reason_rl.stopping.rule import GO, Action, Elicitor, Look, StopPolicy
+from reason_rl.stopping.label import Exits, Text, cue_places, try_exits
+from reason_rl.stopping.rule import GO, Action, Elicitor, Look
+
+Target = Literal["right", "safe", "same"]
+TARGETS: tuple[Target, ...] = get_args(Target)
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class CueLook:
 
 @dataclass(frozen=True)
 class Recorder:
-    """Never exits; at each cue it keeps the states and tries the exit on a fork of the cache."""
+    """Says what to record; as a rule it never exits, keeps the states at cues and tries the exit on a fork of the cache."""
 
     cues: Cues
     elicitor: Elicitor
@@ -87,6 +93,12 @@ class Trace:
             return [answer is None or answer != self.answer for answer in self.answers]
         raise ValueError(f"loss {loss!r} is not harm or disagreement")
 
+    def labels(self, target: Target) -> list[bool]:
+        """Return at which cues an exit is ``right``, ``safe`` (it spoils no right answer) or gives the ``same`` answer."""
+        if target == "right":
+            return list(self.exits_right)
+        return [not bad for bad in self.bad({"safe": "harm", "same": "disagreement"}[target])]
+
 
 def collect(
     backend: StoppingBackend,
@@ -98,26 +110,47 @@ def collect(
     max_tokens: int,
     seed: int,
     on_progress: Callable[[int, int], None] | None = None,
+    on_tried: Callable[[int, int], None] | None = None,
 ) -> list[Trace]:
-    """Sample one trace a problem, with the exit at each cue tried as the trace is written; full traces are unchanged.
+    """Sample one trace a problem, then try the exit at each of its cues.
+
+    Gives what decoding under the recorder gives (a test compares them), for a fraction of the work.
 
     Args:
-        backend: decodes; its policy is replaced by the recorder.
+        backend: its model is sampled from; its policy has no part in it.
         grader: extracts and verifies.
         problems, prompts: one prompt a problem, as token ids.
         recorder: cues, elicitor and layers.
         options: how the full traces are sampled; exits are greedy.
         max_tokens: completion tokens allowed; a trace cut there counts as wrong.
         seed: of the traces.
-        on_progress: called with (traces done, traces).
+        on_progress: called with (traces sampled, traces).
+        on_tried: called with (traces whose exits were tried, traces).
     """
     requests = [
         SamplingRequest(tuple(prompt), max_tokens, sampling_seed(seed, problem.id, 0))
         for problem, prompt in zip(problems, prompts, strict=True)
     ]
-    recording = replace(backend, policy=StopPolicy(rule=recorder))
-    decoded = recording.decode(requests, options, on_progress)
+    plain = HFBackend(backend.model, backend.tokens.eos, backend.pad_token_id, backend.max_batch_rows)
+    samples = plain.generate(requests, options, on_progress)
+    texts = [
+        Text(tuple(prompt), ids, cue_places(prompt, ids, backend.tokens, recorder.cues))
+        for prompt, ids in zip(prompts, [sample.token_ids for sample in samples], strict=True)
+    ]
+    with sampling_mode(backend.model):
+        exits = try_exits(backend.model, texts, recorder.elicitor.ask(), recorder.layers, on_progress=on_tried)
+    decoded = [_recorded(*row, recorder) for row in zip(samples, texts, exits, strict=True)]
     return grade_traces(decoded, problems, grader, recorder, max_tokens)
+
+
+def _recorded(sample: Sample, text: Text, exits: Exits, recorder: Recorder) -> Stopped:
+    """Return what the recorder would have seen while the trace was written."""
+    looks = tuple(
+        CueLook(place, features, trial.token_ids)
+        for place, features, trial in zip(text.cues, exits.features, exits.trials, strict=True)
+    )
+    side = sum(len(recorder.elicitor.ids) + len(look.answer_ids) for look in looks)
+    return Stopped(sample, (False,) * len(sample.token_ids), None, side, looks)
 
 
 def grade_traces(

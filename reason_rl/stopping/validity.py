@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from reason_rl.errors import RecipeError
-from reason_rl.stopping.conformal import NEVER, exit_cue, problems_needed, threshold_at
+from reason_rl.stopping.conformal import NEVER, problems_needed, threshold_at
 from reason_rl.stopping.lynx import cue_threshold
-from reason_rl.stopping.replay import bad_scores, replay
+from reason_rl.stopping.replay import bad_scores, offers
 from reason_rl.stopping.sequential import Limits, clopper_pearson
 from reason_rl.stopping.traces import Trace
 
@@ -70,7 +70,7 @@ def over_splits(
         raise RecipeError(
             f"validity: {size} of {len(traces)} traces to calibrate on; {needed} and some to judge by are needed"
         )
-    numbers = np.array(bad_scores(traces, scores, loss))
+    numbers, table = np.array(bad_scores(traces, scores, loss)), offers(traces, scores, loss)
     rng = np.random.default_rng(seed)
     risks, exits, saved = [], [], []
     for _ in range(splits):
@@ -80,10 +80,12 @@ def over_splits(
             threshold = _cue_threshold([traces[i] for i in inside], [scores[i] for i in inside], risk)
         else:
             threshold = threshold_at(numbers[inside], risk, confidence)
-        outcome = replay([traces[i] for i in outside], [scores[i] for i in outside], threshold)
-        risks.append(np.mean([_is_bad(traces[i], scores[i], threshold, loss) for i in outside]))
-        exits.append(outcome.exits.share)
-        saved.append(outcome.saved)
+        judged = table.rows(outside)
+        taken = judged.taken(threshold)
+        _, tokens, bad = judged.at(taken)
+        risks.append(bad.mean())
+        exits.append(np.mean(taken < judged.highest.shape[1]))
+        saved.append(1 - tokens.sum() / judged.tokens[:, -1].sum())
     return Validity(
         risk=risk,
         exceeded=clopper_pearson(int(np.sum(np.array(risks) > risk)), splits),
@@ -92,11 +94,6 @@ def over_splits(
         mean_exits=float(np.mean(exits)),
         mean_saved=float(np.mean(saved)),
     )
-
-
-def _is_bad(trace: Trace, scores: Sequence[float], threshold: float, loss: str) -> bool:
-    at = exit_cue(scores, threshold)
-    return at is not None and trace.bad(loss)[at]
 
 
 def _cue_threshold(traces: Sequence[Trace], scores: Sequence[Sequence[float]], miss: float) -> float:

@@ -26,18 +26,29 @@ from reason_rl.stopping.conformal import certify, problems_needed
 from reason_rl.stopping.cues import Cues, word_cues
 from reason_rl.stopping.fit import Fit, FitOptions, fit_probe
 from reason_rl.stopping.lynx import cue_threshold
-from reason_rl.stopping.replay import bad_scores, reliability, replay, risk_coverage, score_traces
+from reason_rl.stopping.probe import Probe
+from reason_rl.stopping.replay import (
+    bad_scores,
+    offers,
+    reliability,
+    replay,
+    replay_offers,
+    risk_coverage,
+    score_traces,
+)
 from reason_rl.stopping.rule import Elicitor, StopPolicy
 from reason_rl.stopping.rules.budget_forcing import BudgetForcing
 from reason_rl.stopping.rules.probe_exit import ProbeExit
 from reason_rl.stopping.setting import Setting, check_disjoint
 from reason_rl.stopping.states import last_layer
+from reason_rl.stopping.store import Scores, load_traces, save_traces, traces_path
 from reason_rl.stopping.strength import advantage, choose, point, sweep
 from reason_rl.stopping.temperature import StopOptions, TemperatureStop
-from reason_rl.stopping.traces import Recorder, Trace, collect
+from reason_rl.stopping.traces import Recorder, Target, Trace, collect
 from reason_rl.stopping.validity import over_splits
 
 Say = Callable[[str], None]
+MIN_THRESHOLD = 0.5  # our choice
 
 
 def calibrate_strength(
@@ -91,12 +102,13 @@ def calibrate_strength(
 
 @dataclass(frozen=True)
 class ProbePlan:
-    """What a probe is to read: cue words, an interval of think tokens, layers (none = the last), the elicitor."""
+    """Cue words, interval of think tokens, layers (none = the last), elicitor, and what the probe is to predict."""
 
     words: tuple[str, ...]
     every: int | None
     layers: tuple[int, ...]
     elicitor: Elicitor
+    target: Target = "safe"
 
 
 def fit_from(setting: Setting, plan: ProbePlan, options: FitOptions, count: int, folder: Path, say: Say) -> Fit:
@@ -122,7 +134,7 @@ def fit_from(setting: Setting, plan: ProbePlan, options: FitOptions, count: int,
         raise RecipeError(f"probe fit: none of the {len(traces)} traces has a cue; use other words, or an interval")
     fit = fit_probe(
         torch.cat([trace.features for trace in offered]),
-        torch.tensor([right for trace in offered for right in trace.exits_right]),
+        torch.tensor([label for trace in offered for label in trace.labels(plan.target)]),
         [trace.problem_id for trace in offered for _ in trace.positions],
         options,
     )
@@ -138,18 +150,20 @@ def fit_from(setting: Setting, plan: ProbePlan, options: FitOptions, count: int,
         "label_tokens": sum(trace.label_tokens for trace in traces),
     }
     ids = tuple(problem.id for problem in problems)
-    save_probe(folder, fit.probe, ProbeCard(setting.fingerprint(), layers, cues, plan.elicitor, figures, ids))
+    card = ProbeCard(setting.fingerprint(), layers, cues, plan.elicitor, figures, ids, plan.target)
+    save_probe(folder, fit.probe, card)
     return fit
 
 
 @dataclass(frozen=True)
 class Levels:
-    """What is to be guaranteed: risk, confidence (None = on average), loss, and a floor of the threshold."""
+    """What is to be guaranteed: risk, confidence (None = on average), loss, a floor of the threshold, on which levels."""
 
     risk: float
     confidence: float | None
     loss: str
-    floor: float = 0.5
+    floor: float = MIN_THRESHOLD
+    difficulty: tuple[int, ...] = ()
 
 
 def certify_from(setting: Setting, folder: Path, levels: Levels, say: Say, seed: int = 1) -> Certificate:
@@ -159,7 +173,7 @@ def certify_from(setting: Setting, folder: Path, levels: Levels, say: Say, seed:
         RecipeError: for a probe of another model, problems used before, or too few of them.
     """
     probe, card = load_probe(folder, setting.fingerprint())
-    problems = setting.problems(setting.sampling.data)
+    problems = setting.problems(setting.sampling.data, levels=levels.difficulty)
     needed = problems_needed(levels.risk, levels.confidence)
     if len(problems) < needed:
         # The refusal of ``certify``, before anything is sampled.
@@ -168,10 +182,10 @@ def certify_from(setting: Setting, folder: Path, levels: Levels, say: Say, seed:
     if setting.recipe.data is not None:
         trained = [problem.id for problem in setting.problems(setting.recipe.data)]
         check_disjoint(problems, trained, "training problems of the recipe")
-    traces = _traces(setting, problems, Recorder(card.cues, card.elicitor, card.layers), seed, say)
-    scores = score_traces(probe, traces)
+    traces, scores = _scored(setting, folder, (probe, card), problems, seed, say)
+    numbers = bad_scores(traces, scores, levels.loss)
     guarantee = certify(
-        bad_scores(traces, scores, levels.loss),
+        numbers,
         levels.risk,
         levels.confidence,
         floor=levels.floor,
@@ -180,9 +194,11 @@ def certify_from(setting: Setting, folder: Path, levels: Levels, say: Say, seed:
     flat = [score for row in scores for score in row]
     right = [flag for trace in traces for flag in trace.exits_right]
     figures = {
+        "bad_scores": sorted((number for number in numbers if number > float("-inf")), reverse=True),
         "on_calibration_problems": replay(traces, scores, guarantee.threshold).figures(),
         "per_cue": _per_cue(flat, right, levels.risk),
-        "reliability": reliability(flat, right) if flat else [],
+        "target": card.target,
+        "reliability": reliability(flat, [good for t in traces for good in t.labels(card.target)]) if flat else [],
         "risk_coverage": risk_coverage(traces, scores),
         "exits_by_level": _by_level(traces, scores, guarantee.threshold),
     }
@@ -233,6 +249,43 @@ def evaluate_exit(setting: Setting, chosen: CertifiedExit, out: Path) -> list[Ev
     return rows
 
 
+def check(
+    setting: Setting, folder: Path, risks: Sequence[float], difficulty: Sequence[int], say: Say, seed: int = 2
+) -> dict[str, Any]:
+    """Sample traces of the recipe's eval problems and tell what certified thresholds do to them.
+
+    Under other conditions, or on problems of another kind, nothing is promised: this shows what happens then.
+
+    Args:
+        setting: the opened recipe; its sampling may differ from the certificate's.
+        folder: of probe and certificate.
+        risks: levels, each certified from the same calibration problems.
+        difficulty: only problems of these levels; none = all.
+        say: told the progress.
+        seed: of the traces.
+
+    Raises:
+        RecipeError: for a probe of another model, or problems it was fitted or calibrated on.
+    """
+    probe, card = load_probe(folder, setting.fingerprint())
+    certificate = load_certificate(folder)
+    problems = setting.problems(setting.sampling.data, levels=difficulty)
+    check_disjoint(problems, card.problems, "used to fit the probe")
+    check_disjoint(problems, certificate.problems, "used to calibrate it")
+    traces, scores = _scored(setting, folder, (probe, card), problems, seed, say)
+    table = offers(traces, scores)
+    rows = []
+    for risk in risks:
+        threshold = max(certificate.threshold_at(risk), MIN_THRESHOLD)
+        rows.append({"risk": risk, "threshold": threshold, **replay_offers(table, threshold).figures()})
+    return {
+        "traces": len(traces),
+        "levels": sorted({trace.level for trace in traces if trace.level is not None}),
+        "other_conditions": certificate.conditions.differences(setting.conditions(probe, card)),
+        "risks": rows,
+    }
+
+
 def validate(
     setting: Setting, folder: Path, risks: Sequence[float], confidence: float, splits: int, say: Say, seed: int = 1
 ) -> list[dict[str, Any]]:
@@ -244,8 +297,7 @@ def validate(
     probe, card = load_probe(folder, setting.fingerprint())
     problems = setting.problems(setting.sampling.data)
     check_disjoint(problems, card.problems, "used to fit the probe")
-    traces = _traces(setting, problems, Recorder(card.cues, card.elicitor, card.layers), seed, say)
-    scores = score_traces(probe, traces)
+    traces, scores = _scored(setting, folder, (probe, card), problems, seed, say)
     rows = []
     for risk in risks:
         for name, per_cue in (("per trace", False), ("per cue", True)):
@@ -266,8 +318,49 @@ def _traces(setting: Setting, problems: Sequence[Problem], recorder: Recorder, s
         SamplingOptions(sampling.temperature, sampling.top_p, sampling.top_k),
         sampling.max_tokens,
         seed,
-        lambda done, total: say(f"{done} of {total} traces"),
+        in_tenths(say, "traces sampled"),
+        in_tenths(say, "traces with all exits tried"),
     )
+
+
+def _scored(
+    setting: Setting, folder: Path, made: tuple[Probe, ProbeCard], problems: Sequence[Problem], seed: int, say: Say
+) -> tuple[list[Trace], Scores]:
+    """Return traces of the problems with the probe's scores: those kept beside the probe, or new ones, which are kept."""
+    probe, card = made
+    every = setting.problems(setting.sampling.data)
+    path, of_all = (
+        traces_path(folder, setting.conditions(probe, card), card.layers, [p.id for p in some], seed)
+        for some in (problems, every)
+    )
+    for kept in (path, of_all):
+        if kept.is_file():
+            say(f"traces from {kept}")
+            return _only(problems, *load_traces(kept))
+    traces = _traces(setting, problems, Recorder(card.cues, card.elicitor, card.layers), seed, say)
+    scores = score_traces(probe, traces)
+    save_traces(path, traces, scores)
+    return traces, scores
+
+
+def _only(problems: Sequence[Problem], traces: Sequence[Trace], scores: Scores) -> tuple[list[Trace], Scores]:
+    """Return the traces of these problems."""
+    wanted = {problem.id for problem in problems}
+    chosen = [i for i, trace in enumerate(traces) if trace.problem_id in wanted]
+    return [traces[i] for i in chosen], [scores[i] for i in chosen]
+
+
+def in_tenths(say: Say, what: str) -> Callable[[int, int], None]:
+    """Return a progress callback that speaks up at each tenth."""
+    told = -1
+
+    def report(done: int, total: int) -> None:
+        nonlocal told
+        if 10 * done // total > told:
+            told = 10 * done // total
+            say(f"{done} of {total} {what}")
+
+    return report
 
 
 def _per_cue(scores: Sequence[float], right: Sequence[bool], miss: float) -> dict[str, Any]:

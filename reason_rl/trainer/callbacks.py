@@ -90,7 +90,10 @@ class RunCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add the algorithm's state and, last of all, the marker that makes the checkpoint count."""
         trainer = self.trainer
-        if trainer is None or not state.is_world_process_zero:
+        if trainer is None:
+            return
+        ahead = trainer.rollouts_ahead()
+        if not state.is_world_process_zero:
             return
         bad = [name for name, p in trainer.model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
         if bad:
@@ -100,6 +103,8 @@ class RunCallback(TrainerCallback):
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         position = trainer.refill.position
         saved = {"refill_position": position, "store": to_json(trainer.store), **trainer.algorithm_state}
+        if any(ahead):
+            saved["ahead"] = ahead
         (folder / STATE_FILE).write_text(json.dumps(saved))
         marker = folder / (COMPLETE_FILE + ".part")
         marker.write_text(json.dumps({"step": state.global_step}))
@@ -114,6 +119,9 @@ def restore_algorithm_state(trainer: ReasonGRPOTrainer, checkpoint: Path) -> Non
     saved = json.loads((checkpoint / STATE_FILE).read_text())
     trainer.refill.position = saved.pop("refill_position")
     trainer.store = from_json(saved.pop("store"))
+    ahead = saved.pop("ahead", None)
+    if ahead is not None:
+        trainer.restore_ahead(ahead)
     trainer.algorithm_state = saved
 
 

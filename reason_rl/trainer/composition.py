@@ -103,12 +103,13 @@ class Composition:
     targets: Policy | None = None
     curriculum: Curriculum | None = None
     selection: QuartileCounts | None = None
+    controller: Policy | None = None
     seed: int = 0
 
     @property
     def policies(self) -> tuple[Policy, ...]:
         """The policies that have a state in the store."""
-        all_of_them = (self.targets, self.prices, self.curriculum, self.selection)
+        all_of_them = (self.targets, self.prices, self.curriculum, self.selection, self.controller)
         return tuple(policy for policy in all_of_them if policy is not None)
 
     def known(self, store: Store, problem_ids: Sequence[str]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from reason_rl.algorithm.opening import Opening, check_openings
 from reason_rl.algorithm.price import GuardedPrices
 from reason_rl.algorithm.quartiles import QuartileCounts
 from reason_rl.algorithm.reward import load_reward
+from reason_rl.algorithm.store import Policy
 from reason_rl.algorithm.summaries import SummaryRule
 from reason_rl.algorithm.targets import make_targets
 from reason_rl.errors import RecipeError
@@ -155,6 +156,17 @@ def check_thinking_is_open(prompt: str, end_think_token: str) -> None:
         )
 
 
+def controller(recipe: Recipe) -> Policy | None:
+    """Return what turns the weight of a further loss term as the run goes on; None without one."""
+    spec = recipe.attention.prior if recipe.attention else None
+    if spec is None or spec.guardian is None:
+        return None
+    from reason_rl.attention.regulariser import make_guardian
+
+    assert recipe.algorithm is not None
+    return make_guardian(spec, make_budget(recipe.algorithm.budget).largest(), recipe.seed)
+
+
 def composition(recipe: Recipe, reward_file: Path) -> Composition:
     """Build the method from the ``algorithm:`` section."""
     algorithm = recipe.algorithm
@@ -175,5 +187,6 @@ def composition(recipe: Recipe, reward_file: Path) -> Composition:
         targets=make_targets(algorithm.targets, recipe.seed),
         curriculum=make_curriculum(algorithm.curriculum),
         selection=None if counts is None else QuartileCounts(counts),
+        controller=controller(recipe),
         seed=recipe.seed,
     )

@@ -26,6 +26,8 @@ from reason_rl.rollout.weights import check_readable
 from reason_rl.trainer.chunks import in_chunks
 from reason_rl.trainer.compat import check_trl
 from reason_rl.trainer.composition import Composition
+from reason_rl.trainer.extra_loss import ExtraLoss
+from reason_rl.trainer.lag import Ahead, Lag
 from reason_rl.trainer.rounds import (
     Output,
     append,
@@ -74,9 +76,12 @@ class ReasonGRPOTrainer(GRPOTrainer):
         chunk_rows: int | None = None,
         allowance_tokens: int | None = None,
         references: Mapping[str, Reference] | None = None,
+        extra_loss: ExtraLoss | None = None,
+        lag: int = 0,
         **kwargs: Any,
     ) -> None:
         check_trl()
+        self.extra_loss = extra_loss
         self.chunk_rows, self.allowance_tokens = chunk_rows, allowance_tokens
         self.composition, self.grader = composition, grader
         self.store = start_store(composition.policies, references)
@@ -90,6 +95,7 @@ class ReasonGRPOTrainer(GRPOTrainer):
         self.use_vllm, self.vllm_mode = True, "external"
         self._last_loaded_step = -1
         self.vllm_generation = BackendSeam(backend, sampling, on_rollout)
+        self.lag = Lag(self.vllm_generation) if lag else None
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.refill = RefillStream(len(self.train_dataset), self.args.seed, rank, world)
         self.problem_ids = tuple(self.train_dataset["problem_id"])
@@ -109,7 +115,7 @@ class ReasonGRPOTrainer(GRPOTrainer):
     def composed_reward(self, completion_ids: list[list[int]], **_columns: Any) -> list[float | None]:
         """Grade the rows that were just sampled and return their composed reward; TRL calls this once a round."""
         seam = self.vllm_generation
-        moment = Moment(self.state.global_step, self._progress(), seam.version)
+        moment = Moment(self.state.global_step, self._progress(), seam.sampled_version)
         plan = seam.plan
         assert plan is not None
         size = plan.group_size or self.num_generations
@@ -127,10 +133,17 @@ class ReasonGRPOTrainer(GRPOTrainer):
             return [list(ids) for ids in plan.prompt_ids], None, {}
         return super()._tokenize_prompts(prompts)
 
+    def _generate(self, prompts: list[Any]) -> Any:
+        result = super()._generate(prompts)
+        # Before the importance ratio: what was written for the policy must not enter it.
+        drawn = self.vllm_generation.drawn_tokens()
+        return result if drawn is None else (*result[:2], drawn, *result[3:])
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Output:
         wanted = len(inputs) // self.num_generations
+        ahead = self.lag.take() if self.lag else None
         self._probe()
-        rounds = [self._round(self._drawn(wanted, 0) or inputs, 0)]
+        rounds = [self._round(ahead.rows if ahead else self._drawn(wanted, 0) or inputs, 0, ahead)]
         while self.composition.filter.refill and len(rounds) < self.composition.filter.max_rounds:
             missing = self._largest(wanted - sum(int(r.kept.sum()) for r in rounds))
             if missing <= 0:
@@ -139,12 +152,27 @@ class ReasonGRPOTrainer(GRPOTrainer):
             rounds.append(self._round(self._drawn(count, index) or self._repeated(self.refill.take(count)), index))
         output = self._final_batch(rounds, wanted)
         self._observe(rounds)
+        if self.lag:
+            self._sample_ahead(self.lag, inputs if ahead else None, wanted)
         return output
 
     def compute_loss(
         self, model: Any, inputs: Output, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        """Add the k2 form of the KL term, which TRL lacks; everything else is TRL's."""
+        """Add a further term where the run has one; everything else is TRL's."""
+        extra = self.extra_loss
+        factor = 0.0 if extra is None else extra.factor(self._progress(), self.store)
+        if extra is None or factor == 0.0:
+            return self._policy_loss(model, inputs, return_outputs, num_items_in_batch)
+        with extra.watching():
+            loss = self._policy_loss(model, inputs, return_outputs, num_items_in_batch)
+        term = extra.term(self.state.global_step)
+        self._metrics["train"][f"reason/{extra.name}"].append(self.accelerator.gather(term.detach()).mean().item())
+        self._metrics["train"][f"reason/{extra.name}_weight"].append(factor)
+        return loss + factor / self.current_gradient_accumulation_steps * term
+
+    def _policy_loss(self, model: Any, inputs: Output, return_outputs: bool, num_items_in_batch: Any) -> Tensor:
+        """Add the k2 form of the KL term, which TRL lacks."""
         if self.composition.kl_type == "k3" or self.args.beta == 0.0:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         beta = float(self.args.beta)
@@ -234,14 +262,53 @@ class ReasonGRPOTrainer(GRPOTrainer):
         moment = Moment(step, self._progress(), seam.version)
         return observed(self.grader.grade(rows, prompt_ids, seam.samples, budgets, moment, probe.rollouts))
 
-    def _round(self, rows: list[dict[str, Any]], index: int) -> Round:
-        """Sample, grade and judge one round of whole groups."""
-        self._rows = rows
+    def _plan(self, rows: list[dict[str, Any]], step: int, index: int) -> RowPlan:
+        """Return budgets, seeds and openings of a round's rows."""
         ids = [row["problem_id"] for row in rows]
-        step = self.state.global_step
         budgets = self.composition.budget.assign(ids, _columns(rows), self.store, step, self._progress())
-        seeds = self.composition.seeds(ids, step, index)
-        plan = self.composition.row_plan(budgets.tolist(), seeds, self.num_generations)
+        return self.composition.row_plan(
+            budgets.tolist(), self.composition.seeds(ids, step, index), self.num_generations
+        )
+
+    def _sample_ahead(self, lag: Lag, rows: list[dict[str, Any]] | None, wanted: int) -> None:
+        """Begin the rollouts of the next batch; the first time its rows come from the refill stream, then they follow on."""
+        step = self.state.global_step + self.args.steps_per_generation * self.num_iterations // (
+            self.args.gradient_accumulation_steps
+        )
+        if step >= self.state.max_steps:
+            return
+        rows = self._drawn(wanted, 0) or rows or self._repeated(self.refill.take(wanted))
+        plan = self._plan(rows, step, 0)
+        self.vllm_generation.plan = plan
+        lag.start(rows, plan, self._tokenize_prompts([row["prompt"] for row in rows])[0])
+
+    def rollouts_ahead(self) -> list[Any]:
+        """Return the rollouts under way on each rank, as JSON, once they are done; all ranks take part."""
+        ahead = self.lag.ahead if self.lag else None
+        return gather_object([None if ahead is None else ahead.to_json()])
+
+    def restore_ahead(self, saved: list[Any]) -> None:
+        """Put back what :meth:`rollouts_ahead` returned.
+
+        Raises:
+            RunError: when the run is resumed with another number of processes, or without the lag that it had.
+        """
+        mine = saved[self.accelerator.process_index] if len(saved) == self.accelerator.num_processes else None
+        if self.lag is None or mine is None:
+            raise RunError(
+                f"the checkpoint holds rollouts made ahead by {len(saved)} processes; resume with as many and rollout.lag: 1"
+            )
+        places = {name: place for place, name in enumerate(self.problem_ids)}
+        rows = [self.train_dataset[places[name]] for name in mine["problem_ids"]]
+        plan = self.composition.row_plan(mine["budgets"], tuple(mine["seeds"]), self.num_generations)
+        self.lag.restore(mine, rows, plan)
+
+    def _round(self, rows: list[dict[str, Any]], index: int, ahead: Ahead | None = None) -> Round:
+        """Sample, grade and judge one round of whole groups, unless it was sampled ahead."""
+        self._rows = rows
+        plan = ahead.plan if ahead else self._plan(rows, self.state.global_step, index)
+        if ahead:
+            self.vllm_generation.sampled = (ahead.samples.result(), ahead.version)
         output, batch, rewards = self._sample(rows, plan)
         if plan.openings is not None:
             output = with_openings(output, *as_tensors(plan.openings))

@@ -48,7 +48,9 @@ def put_before(opening: Opening | None, sample: Sample) -> Sample:
     if opening is None:
         return sample
     ids, logps = (*opening.token_ids, *sample.token_ids), (*opening.logps, *sample.logps)
-    return Sample(ids, logps, sample.finish_reason, len(opening.token_ids))
+    put = len(opening.token_ids)
+    sampled = None if sample.sampled is None else ((True,) * put + sample.sampled)
+    return Sample(ids, logps, sample.finish_reason, put, sampled)
 
 
 class BackendSeam:
@@ -66,6 +68,9 @@ class BackendSeam:
         self.plan: RowPlan | None = None
         self.prompt_ids: list[tuple[int, ...]] = []
         self.samples: list[Sample] = []
+        self.sampled_version = -1
+        # What was sampled ahead for the next call, and by which policy version.
+        self.sampled: tuple[list[Sample], int] | None = None
 
     def sync_weights(self) -> None:
         """Bring the engine to the trainer's weights and count the policy version."""
@@ -80,7 +85,20 @@ class BackendSeam:
         if plan is None or len(plan.budgets) != len(prompts):
             raise RunError(f"rollout asked for {len(prompts)} rows without a plan of budgets and seeds")
         self.prompt_ids = [tuple(prompt) for prompt in prompts]
-        requests = [self._request(plan, row) for row in range(len(prompts))]
+        if self.sampled is None:
+            self.samples, self.sampled_version = self.draw(self.prompt_ids, plan), self.version
+        else:
+            (self.samples, self.sampled_version), self.sampled = self.sampled, None
+        completion_ids = [list(sample.token_ids) for sample in self.samples]
+        return None, completion_ids, [_sampler_logps(sample) for sample in self.samples], None
+
+    def draw(self, prompt_ids: Sequence[tuple[int, ...]], plan: RowPlan) -> list[Sample]:
+        """Sample one completion a row by a plan; openings are part of them.
+
+        Raises:
+            RunError: when the engine holds other weights than it was given last, or rows are missing or empty.
+        """
+        requests = [self._request(plan, row, prompt) for row, prompt in enumerate(prompt_ids)]
         if self.backend.version != self.version:
             raise RunError(
                 f"the rollout engine is at policy version {self.backend.version}, the trainer at {self.version}: its "
@@ -89,18 +107,29 @@ class BackendSeam:
         drawn = self.backend.generate(requests, replace(self.options, stop_ids=plan.stop_ids), self.on_progress)
         if len(drawn) != len(requests):
             raise RunError(f"the rollout engine returned {len(drawn)} of {len(requests)} rows")
-        self.samples = [put_before(plan.opening(row), sample) for row, sample in enumerate(drawn)]
-        completion_ids = [list(sample.token_ids) for sample in self.samples]
-        return None, completion_ids, [_sampler_logps(sample) for sample in self.samples], None
+        empty = sum(not sample.token_ids for sample in drawn)
+        if empty:
+            raise RunError(f"the rollout engine returned {empty} of {len(drawn)} rows without a single token")
+        return [put_before(plan.opening(row), sample) for row, sample in enumerate(drawn)]
 
-    def _request(self, plan: RowPlan, row: int) -> SamplingRequest:
+    def drawn_tokens(self) -> list[list[int]] | None:
+        """Return for each token of the last rows 1 where it was sampled, 0 where it was written; None where all were."""
+        if all(sample.sampled is None for sample in self.samples):
+            return None
+        return [[int(here) for here in sample.sampled or (True,) * len(sample.token_ids)] for sample in self.samples]
+
+    def _request(self, plan: RowPlan, row: int, prompt: tuple[int, ...]) -> SamplingRequest:
         opening = plan.opening(row)
         put = opening.token_ids if opening is not None else ()
         if plan.budgets[row] <= len(put):
             raise RunError(f"a budget of {plan.budgets[row]} tokens leaves no room after an opening of {len(put)}")
-        return SamplingRequest((*self.prompt_ids[row], *put), plan.budgets[row] - len(put), plan.seeds[row])
+        return SamplingRequest((*prompt, *put), plan.budgets[row] - len(put), plan.seeds[row])
 
 
 def _sampler_logps(sample: Sample) -> list[list[float]]:
     """Return a log-probability a token as vLLM would; nan, which TRL does not correct, where nothing was sampled."""
-    return [[math.nan if place < sample.forced else logp] for place, logp in enumerate(sample.logps)]
+    drawn = sample.sampled or (True,) * len(sample.logps)
+    return [
+        [logp if here and place >= sample.forced else math.nan]
+        for place, (logp, here) in enumerate(zip(sample.logps, drawn, strict=True))
+    ]

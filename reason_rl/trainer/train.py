@@ -22,6 +22,8 @@ from reason_rl.problem.sources import load_problems
 from reason_rl.recipe.checks import updates_per_generation
 from reason_rl.rollout.engines import make_backend
 from reason_rl.rollout.grading import Grader
+from reason_rl.rollout.processes import one_message_when_another_is_gone
+from reason_rl.stopping.rollouts import stopping_backend
 from reason_rl.trainer.callbacks import (
     AllowanceCallback,
     MilestoneCallback,
@@ -32,6 +34,7 @@ from reason_rl.trainer.callbacks import (
     restore_algorithm_state,
 )
 from reason_rl.trainer.config import check_thinking_is_open, composition, grpo_config, lora_config, sampling_options
+from reason_rl.trainer.extra_loss import ExtraLoss
 from reason_rl.trainer.grpo import ReasonGRPOTrainer
 from reason_rl.trainer.reference import starting_references
 
@@ -61,6 +64,10 @@ def train(
         RecipeError: for inputs that cannot be used, before training.
         RunError: when training has to stop.
     """
+    if recipe.attention is not None and recipe.attention.heads is not None:
+        raise RecipeError(
+            "attention.heads: is for reason-rl heads RECIPE --out DIR, training does not read it; delete it"
+        )
     checkpoints = run.checkpoints
     checkpoint = _resume_point(checkpoints, resume)
     with make_verifier(recipe.answer.verify, recipe.answer.timeout_seconds) as verifier:
@@ -70,7 +77,7 @@ def train(
         trainer.add_callback(MilestoneCallback(trainer, run.path / "kept", updates_per_generation(recipe.trainer)))
         if recipe.rollout.allowance_tokens is not None:
             trainer.add_callback(_allowance(trainer, recipe, save_at))
-        with _live_lines(trainer), _disk_errors(checkpoints):
+        with _live_lines(trainer), one_message_when_another_is_gone(), _disk_errors(checkpoints):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             trainer.save_model(str(run.model))
     if trainer.accelerator.is_main_process:
@@ -95,7 +102,7 @@ def _build(
     check_context(problems, prompts, method.budget.largest(), context_tokens(model))
     args = grpo_config(recipe, run.checkpoints, method.budget.largest())
     callback = RunCallback(run.metrics, resumed_step)
-    backend = make_backend(recipe, model, tokenizer, engine)
+    backend = stopping_backend(recipe, model, tokenizer) or make_backend(recipe, model, tokenizer, engine)
     trainer = ReasonGRPOTrainer(
         model=model,
         args=args,
@@ -110,11 +117,31 @@ def _build(
         chunk_rows=recipe.update.chunk_rows,
         allowance_tokens=recipe.rollout.allowance_tokens,
         references=starting_references(recipe, run, engine),
+        lag=recipe.rollout.lag,
     )
     sharded = trainer.accelerator.distributed_type == DistributedType.FSDP
-    backend.follow(trainer.accelerator.unwrap_model(trainer.model), still=sharded)
+    trainer.extra_loss = extra_loss(recipe, trainer.accelerator.unwrap_model(trainer.model), sharded)
+    # Shards, and weights that an update changes while rollouts are under way, are sampled from as a copy.
+    still = sharded or recipe.rollout.lag > 0
+    backend.follow(trainer.accelerator.unwrap_model(trainer.model), still=still)
     callback.trainer = trainer
     return trainer, callback
+
+
+def extra_loss(recipe: Recipe, model: Any, sharded: bool) -> ExtraLoss | None:
+    """Return the term that the recipe adds to the loss, None without one.
+
+    Raises:
+        RecipeError: where weights are sharded, which it could not read outside of the forward pass.
+    """
+    spec = recipe.attention.prior if recipe.attention else None
+    if spec is None:
+        return None
+    if sharded:
+        raise RecipeError("attention.prior: reads weights outside of the forward pass, which FSDP shards; use DDP")
+    from reason_rl.attention.regulariser import make_prior_loss
+
+    return make_prior_loss(spec, model, recipe.seed)
 
 
 def _allowance(trainer: ReasonGRPOTrainer, recipe: Recipe, save_at: Sequence[float]) -> AllowanceCallback:

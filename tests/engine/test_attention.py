@@ -40,6 +40,7 @@ def test_the_term_is_logged_and_draws_attention_to_the_prior(make_trainer, make_
     assert not no_rows
     assert not off_rows
     assert on_rows[0]["reason/attention_kl"] > 0
+    assert on_rows[0]["reason/attention_kl_weight"] == 10.0
     values = [row["reason/attention_kl"] for row in on_rows]
     assert values[-1] < 0.9 * values[0], values
 

@@ -1,6 +1,7 @@
 """A real vLLM engine in this process: weights in step with the trainer, budgets, seeds, log-probabilities, failures."""
 
 import importlib.util
+import sys
 
 import pytest
 import torch
@@ -160,6 +161,56 @@ def test_a_failed_sync_says_so_and_leaves_model_and_version_alone(make_llama):
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     with pytest.raises(RunError, match="before it was given the trainer's weights"):
         backend.generate([], SAMPLED)
+
+
+class SleepingEngine:
+    """Notes what it is asked, and refuses work while it is asleep."""
+
+    def __init__(self, reply):
+        self.asked, self.asleep, self.reply = [], True, reply
+        self.llm_engine = self
+        self.model_config = type("Config", (), {"max_model_len": 64})
+
+    def is_sleeping(self):
+        return self.asleep
+
+    def sleep(self, level):
+        self.asked.append(f"sleep {level}")
+        self.asleep = True
+
+    def wake_up(self):
+        self.asked.append("wake")
+        self.asleep = False
+
+    def collective_rpc(self, name, kwargs):
+        assert not self.asleep
+        self.asked.append(name)
+
+    def apply_model(self, function):
+        self.asked.append("head")
+
+    def reset_prefix_cache(self):
+        self.asked.append("cache")
+
+    def generate(self, prompts, parameters, **_):
+        assert not self.asleep
+        self.asked.append("generate")
+        return [self.reply] * len(prompts)
+
+
+def test_an_engine_that_sleeps_is_woken_for_weights_and_rollouts(make_llama, monkeypatch):
+    chosen = type("Logprob", (), {"logprob": -0.5})
+    output = type("Output", (), {"finish_reason": "stop", "token_ids": [5], "logprobs": [{5: chosen}]})
+    engine = SleepingEngine(type("Request", (), {"outputs": [output]}))
+    monkeypatch.setitem(sys.modules, "vllm", type("vllm", (), {"SamplingParams": dict}))
+    backend = VLLMBackend(engine, make_llama(), [1], sleeps=True)
+    backend.sync_weights(0)
+    for _ in range(2):
+        assert backend.generate([SamplingRequest((5, 6), 4, 0)], SAMPLED)[0].logps == (-0.5,)
+    sync = ["wake", "reload_weights", "head", "cache"]
+    assert engine.asked == [*sync, "generate", "sleep 1", "wake", "generate", "sleep 1"]
+    with pytest.raises(RunError, match="62 tokens with a budget of 4 needs 66 tokens of context, the model has 64"):
+        backend.generate([SamplingRequest((5,) * 62, 4, 0)], SAMPLED)
 
 
 def test_a_missing_engine_is_named(monkeypatch):

@@ -268,6 +268,14 @@ def test_gradients_are_the_same_with_checkpointing(model):
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
 
 
+def test_reentrant_checkpointing_is_refused(model):
+    model.train()
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    term = AttentionKL(model, prior().log_prior, layers=(0,), queries=5)
+    with pytest.raises(RecipeError, match="use_reentrant: false"), term.collecting():
+        model(input_ids=ids())
+
+
 def test_queries_are_sampled_by_step_alone(model):
     term = AttentionKL(model, prior().log_prior, layers=(0,), queries=3)
     values = [collected(model, term, step, input_ids=ids())[0].item() for step in (1, 1, 2)]

@@ -91,9 +91,10 @@ def test_stop_calibrate_draws_the_curve_and_chooses(tmp_path):
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("probe")
-    options = ["--problems", "90", "--every", "16", "--out", folder, "--json"]
+    layers = ["--layer", "2", "--layer", "4"]
+    options = ["--problems", "90", "--every", "12", *layers, "--answer-tokens", "6", "--out", folder, "--json"]
     result = run(probe_app, "fit", "tiny/dler", *SMALL, *options)
-    assert result["auc"] > 0.55
+    assert result["auc"] > 0.5
     return folder
 
 

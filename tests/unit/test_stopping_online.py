@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from reason_rl.answer.verify import ExactVerifier
+from reason_rl.errors import RecipeError
 from reason_rl.models import load_model, load_tokenizer
 from reason_rl.problem.prompt import render_prompts
 from reason_rl.problem.sources import load_problems
@@ -17,9 +18,16 @@ from reason_rl.stopping.conformal import exit_cue
 from reason_rl.stopping.cues import Cues
 from reason_rl.stopping.fit import FitOptions, fit_probe
 from reason_rl.stopping.generate import StoppingBackend
+from reason_rl.stopping.label import Text, try_exits
+from reason_rl.stopping.play import outcome, play, record
 from reason_rl.stopping.probe import Probe
 from reason_rl.stopping.replay import bad_scores, reliability, replay, risk_coverage, score_traces
-from reason_rl.stopping.rule import Elicitor, StopPolicy
+from reason_rl.stopping.rule import GO, Ask, Elicitor, StopPolicy
+from reason_rl.stopping.rules.budget_forcing import BudgetForcing
+from reason_rl.stopping.rules.concise_hint import ConciseHint
+from reason_rl.stopping.rules.consistency import AnswerConsistency
+from reason_rl.stopping.rules.deer import Deer
+from reason_rl.stopping.rules.entropy import EntropyAfterThink
 from reason_rl.stopping.rules.probe_exit import ProbeExit, QExit
 from reason_rl.stopping.thinking import think_tokens
 from reason_rl.stopping.traces import Recorder, collect
@@ -171,3 +179,108 @@ def test_q_exit_stops_later_for_a_higher_quantile(bench, probe):
     assert sum(exits[0]) < sum(exits[2])
     with pytest.raises(ValueError, match="quantile"):
         QExit(probe, bench.layers, bench.recorder.cues, bench.elicitor, 1.0)
+
+
+def test_branches_give_what_the_recorder_gives_while_the_trace_is_written(bench):
+    stopped = bench.decode(StopPolicy(rule=bench.recorder))
+    for trace, written in zip(bench.traces, stopped, strict=True):
+        looks = written.state
+        assert trace.positions == tuple(look.position for look in looks)
+        assert trace.label_tokens == written.side_tokens
+        assert trace.exit_tokens == tuple(min(CAP, look.position + 2 + len(look.answer_ids)) for look in looks)
+        if looks:
+            assert torch.allclose(trace.features, torch.stack([look.features for look in looks]), atol=1e-3)
+    answers = [bench.grader.extracted((*bench.elicitor.ids, *look.answer_ids)) for s in stopped for look in s.state]
+    assert len(answers) > 300
+    # A cut answer counts as none; every other one is the same.
+    labelled = [answer for trace in bench.traces for answer in trace.answers]
+    assert all(mine in (None, theirs) for mine, theirs in zip(labelled, answers, strict=True))
+    assert labelled.count(None) < len(labelled) / 4
+
+
+def test_exits_need_attention_that_takes_masks(bench):
+    text = Text((3,), (4, 5), (1,))
+    with pytest.raises(ValueError, match="at least one suffix"):
+        try_exits(bench.model, [text], Ask((), 4, (1,)), (4,))
+    kind, bench.model.config._attn_implementation = bench.model.config._attn_implementation, "flash_attention_2"
+    try:
+        with pytest.raises(RecipeError, match=r"attn_implementation flash_attention_2.*sdpa or eager"):
+            try_exits(bench.model, [text], Ask((6,), 4, (1,)), (4,))
+    finally:
+        bench.model.config._attn_implementation = kind
+
+
+class Everywhere:
+    """A rule that tries the exit at every think position and keeps what came back."""
+
+    layers = ()
+
+    def __init__(self, elicitor):
+        self.elicitor = elicitor
+
+    def start(self):
+        return ()
+
+    def decide(self, state, look):
+        return (state, self.elicitor.ask()) if look.trial is None else ((*state, look.trial), GO)
+
+
+@pytest.fixture(scope="module")
+def recordings(bench):
+    requests = [
+        SamplingRequest(tuple(prompt), CAP, sampling_seed(SEED, problem.id, 0))
+        for prompt, problem in zip(bench.prompts[:24], bench.problems[:24], strict=True)
+    ]
+    layers = bench.layers
+    return record(bench.backend, bench.grader, bench.problems[:24], requests, SAMPLED, bench.elicitor, layers), requests
+
+
+def test_trials_are_those_of_side_decodes(bench, recordings):
+    recorded, requests = recordings
+    decoded = bench.backend.under(StopPolicy(rule=Everywhere(bench.elicitor))).decode(requests[:8], SAMPLED)
+    for recording, stopped in zip(recorded[:8], decoded, strict=True):
+        assert recording.text.completion == stopped.sample.token_ids
+        assert len(recording.text.cues) == len(stopped.state)
+        for mine, theirs in zip(recording.exits.trials, stopped.state, strict=True):
+            assert mine.token_ids == theirs.token_ids
+            assert mine.logps == pytest.approx(theirs.logps, abs=1e-3)
+            assert torch.allclose(mine.logits, theirs.logits, atol=1e-2)
+
+
+def played_rules(bench, probe):
+    """One rule of every kind that can be played."""
+    wait = bench.tokenizer.convert_tokens_to_ids("wait")
+    every, ask = Cues(frozenset(), every=12), bench.elicitor
+    return [
+        ProbeExit(probe, bench.layers, bench.recorder.cues, ask, 0.5),
+        QExit(probe, bench.layers, bench.recorder.cues, ask, 0.9),
+        BudgetForcing(bench.tokens.end, ask, 30),
+        AnswerConsistency(every, ask, bench.grader.extracted, 2),
+        EntropyAfterThink(every, ask.ids, ask, 0.5, min_looks=2),
+        Deer(frozenset({wait}), ask.ids, ask.eos, ask, 0.9, trial_tokens=ask.answer_tokens),
+    ]
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_playing_a_rule_gives_what_decoding_under_it_gives(bench, probe, recordings, number):
+    recorded, requests = recordings
+    rule = played_rules(bench, probe)[number]
+    found = outcome(lambda problem: rule, recorded, bench.elicitor, bench.grader, CAP)
+    decoded = bench.backend.under(StopPolicy(rule=rule)).decode(requests, SAMPLED)
+    assert found.exits.tolist() == [s.exit_at is not None for s in decoded]
+    assert found.exits.any()
+    assert found.tokens.tolist() == [len(s.sample.token_ids) for s in decoded]
+    assert found.side_tokens.tolist() == [s.side_tokens for s in decoded]
+    verdicts = bench.grader.verifier.verify(
+        [bench.grader.extracted(s.sample.token_ids) for s in decoded], [p.answer for p in bench.problems[:24]]
+    )
+    right = [v and s.sample.finish_reason != "length" for v, s in zip(verdicts, decoded, strict=True)]
+    assert found.right.tolist() == right
+
+
+def test_a_rule_that_writes_or_asks_for_something_else_cannot_be_played(bench, recordings):
+    recorded, _ = recordings
+    with pytest.raises(ValueError, match="only exits by the elicitor"):
+        play(ConciseHint((9,), first=4), recorded[0], bench.elicitor)
+    with pytest.raises(ValueError, match="was not recorded"):
+        play(EntropyAfterThink(Cues(frozenset(), every=1), (9,), bench.elicitor, 0.1), recorded[0], bench.elicitor)

@@ -21,6 +21,7 @@ class BudgetForcing:
         max_think_tokens: think tokens before the forced end, that one not counted; None = no cap.
         extensions: refusals a row at most.
         wait: what is written in place of a refused end, ``Wait`` in the paper.
+        sample_answer: only close thinking at the cap and sample the answer as ever, as training wants it.
 
     Raises:
         ValueError: when nothing would be done, or refusals have nothing to write.
@@ -41,6 +42,7 @@ class BudgetForcing:
     max_think_tokens: int | None = None
     extensions: int = 0
     wait: tuple[int, ...] = ()
+    sample_answer: bool = False
     layers: ClassVar[tuple[int, ...]] = ()
 
     def __post_init__(self) -> None:
@@ -56,7 +58,7 @@ class BudgetForcing:
     def decide(self, state: int, look: Look) -> tuple[int, Action]:
         """Cut at the cap, refuse an early end while refusals are left."""
         if self.max_think_tokens is not None and look.think_tokens >= self.max_think_tokens:
-            return state, self.elicitor.exit()
+            return state, Insert(self.elicitor.ids) if self.sample_answer else self.elicitor.exit()
         if look.drawn == self.end and state < self.extensions:
             return state + 1, Insert(self.wait)
         return state, GO

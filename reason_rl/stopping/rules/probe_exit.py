@@ -43,8 +43,7 @@ class ProbeExit:
         """Score a cue, and exit above the threshold."""
         if look.think_tokens < self.min_think_tokens or not self.cues.at(look.token_ids, look.think_tokens):
             return state, GO
-        assert look.features is not None
-        score = float(self.probe.score(look.features[None])[0])
+        score = look.score(self.probe)
         state = (*state, (len(look.token_ids), score))
         return state, self.elicitor.exit() if score > self.threshold else GO
 
@@ -80,6 +79,5 @@ class QExit:
         """Multiply in the score of a cue, and exit above the quantile."""
         if not self.cues.at(look.token_ids, look.think_tokens):
             return state, GO
-        assert look.features is not None
-        left = state * (1 - float(self.probe.score(look.features[None])[0]))
+        left = state * (1 - look.score(self.probe))
         return left, self.elicitor.exit() if 1 - left > self.quantile else GO

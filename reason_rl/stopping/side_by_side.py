@@ -1,0 +1,127 @@
+"""``reason-rl probe compare``: makes the contenders from a probe and the recipe's problems, and runs what is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from reason_rl.errors import RecipeError
+from reason_rl.evaluate.run import EvalOptions
+from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest, sampling_seed
+from reason_rl.rollout.hf import HFBackend, sampling_mode
+from reason_rl.stopping import compare
+from reason_rl.stopping.artefact import load_certificate, load_probe
+from reason_rl.stopping.compare import Run, decode_one, play_all, traces_of
+from reason_rl.stopping.contenders import Kit, decoded, played
+from reason_rl.stopping.rules.diff_adapt import DifficultyProbe, difficulties, fit_difficulty
+from reason_rl.stopping.setting import Setting
+from reason_rl.stopping.states import last_layer, tapped
+from reason_rl.stopping.steering import direction, middle_layer, pairs_of
+
+Say = Callable[[str], None]
+SAMPLES = 4  # of each problem that difficulty and steering are learned from; our choice
+PAIRS = 100
+
+
+def make_kit(setting: Setting, folder: Path, word: str, hint: str, learn_from: int, say: Say) -> Kit:
+    """Return what the contenders are made from; ``learn_from`` training problems teach difficulty and direction.
+
+    Raises:
+        RecipeError: for a probe of another model, without training problems, or a word that the tokenizer cannot write.
+    """
+    probe, card = load_probe(folder, setting.fingerprint())
+    certificate = load_certificate(folder)
+    kit = Kit(setting, probe, card, certificate, word, hint)
+    for text in (word, hint):
+        if setting.tokenizer.unk_token_id in kit.written(text) or not kit.written(text):
+            raise RecipeError(f"compare: the tokenizer cannot write {text!r}")
+    if not learn_from:
+        return kit
+    if setting.recipe.data is None:
+        raise RecipeError("data: is missing; DiffAdapt and steering are learned from training problems")
+    problems = setting.problems(setting.recipe.data, learn_from)
+    prompts = setting.prompts(problems)
+    sampling = setting.sampling
+    requests = [
+        SamplingRequest(prompt, sampling.max_tokens, sampling_seed(sampling.seed, problem.id, "learn", number))
+        for problem, prompt in zip(problems, prompts, strict=True)
+        for number in range(SAMPLES)
+    ]
+    backend = setting.backend
+    plain = HFBackend(backend.model, backend.tokens.eos, backend.pad_token_id, backend.max_batch_rows)
+    say(f"sampling {len(requests)} completions of training problems for difficulty and steering")
+    samples = plain.generate(requests, SamplingOptions(sampling.temperature, sampling.top_p, sampling.top_k))
+    golds = [problem.answer for problem in problems for _ in range(SAMPLES)]
+    right = setting.grader.verifier.verify([setting.grader.extracted(s.token_ids) for s in samples], golds)
+    flags = [good and s.finish_reason != "length" for good, s in zip(right, samples, strict=True)]
+    by_problem = [slice(start, start + SAMPLES) for start in range(0, len(samples), SAMPLES)]
+    pairs = pairs_of(
+        prompts, [[s.token_ids for s in samples[part]] for part in by_problem], [flags[part] for part in by_problem]
+    )
+    with sampling_mode(backend.model):
+        push = direction(backend.model, pairs[:PAIRS], middle_layer(backend.model))
+    difficulty = _difficulty(setting, prompts, [samples[p] for p in by_problem], [flags[p] for p in by_problem])
+    return Kit(setting, probe, card, certificate, word, hint, difficulty, push)
+
+
+def run_comparison(kit: Kit, out: Path, say: Say) -> dict[str, Any]:
+    """Run what is missing in ``out`` with its runs, write the figures into ``out``, and return them.
+
+    Runs are kept beside ``out`` one by one, so an interrupted comparison goes on where it was.
+    """
+    setting = kit.setting
+    problems = setting.problems(setting.sampling.data)
+    sampled = EvalOptions(**setting.sampling.model_dump(include={field.name for field in fields(EvalOptions)}))
+    header = {
+        "model": setting.recipe.model.path,
+        "fingerprint": asdict(kit.card.fingerprint),
+        "probe": kit.probe.digest(),
+        "problems": len(problems),
+        **asdict(sampled),
+    }
+    kept = out.with_suffix(".runs.jsonl")
+    runs = compare.start(kept, header)
+    traces = traces_of(kit, problems)
+    rules = [rule for rule in played(kit) if rule.key not in runs]
+    if rules:
+        for run in play_all(kit, rules, traces, say):
+            _keep(kept, run, runs)
+    for contender in decoded(kit):
+        if contender.key not in runs:
+            say(f"decoding under {contender.rule}, {contender.setting}")
+            _keep(kept, decode_one(kit, contender, traces), runs)
+    result = {"setting": header, **compare.summary(list(runs.values()))}
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def _keep(path: Path, run: Run, runs: dict[str, Run]) -> None:
+    if run.key not in runs:
+        compare.keep(path, run)
+        runs[run.key] = run
+
+
+def _difficulty(
+    setting: Setting,
+    prompts: Sequence[Sequence[int]],
+    samples: Sequence[Sequence[Sample]],
+    right: Sequence[Sequence[bool]],
+) -> DifficultyProbe:
+    """Fit DiffAdapt's probe on the last state of each prompt."""
+    model = setting.backend.model
+    entropy = [-np.mean([np.mean(sample.logps) for sample in row]) for row in samples]
+    kinds = difficulties([float(np.mean(row)) for row in right], [float(value) for value in entropy])
+    states = []
+    with sampling_mode(model), tapped(model, (last_layer(model),)) as tap:
+        for prompt in prompts:
+            model(input_ids=torch.tensor([list(prompt)], device=model.device), logits_to_keep=1)
+            features = tap.features()
+            assert features is not None
+            states.append(features[0].cpu())
+    return fit_difficulty(torch.stack(states), kinds)

@@ -1,0 +1,207 @@
+"""Two processes train to what one trains to, whole weights or sharded; a process that dies stops the other."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reason_rl.errors import RecipeError, RunError
+from reason_rl.rollout import processes
+from reason_rl.rollout.weights import check_readable, copy_weights, still_copy
+
+SHARDED = str(Path(__file__).parent / "sharded_on_cpu.py")
+# One update a rollout batch: how its rows are cut into slices would depend on the number of processes.
+SMALL = (
+    "trainer.steps_per_generation=1",
+    "trainer.num_generations=4",
+    "trainer.max_steps=2",
+    "trainer.save_steps=2",
+    "trainer.logging_steps=1",
+    "trainer.optim=sgd",
+    "trainer.learning_rate=0.1",
+    "trainer.warmup_steps=0",
+    "algorithm.budget.tokens=80",
+    "algorithm.filter.keep=all",
+    "algorithm.filter.refill=false",
+    "data.count=60",
+    "eval.data.count=18",
+)
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def start(program, folder, world, *changes, **environment):
+    """Start the processes of a run without a launcher, which would end those that are left by itself."""
+    port = free_port()
+    started = []
+    for rank in range(world):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1, "ACCELERATE_USE_CPU": "true"}
+        names = (place if world > 1 else {}) | shared
+        rows = f"trainer.per_device_train_batch_size={32 // world}"
+        with (folder.parent / f"{folder.name}-{rank}.log").open("w") as log:
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, *program, "train", "tiny/dler", *SMALL, *changes, rows, f"output={folder}"],
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, "HF_HUB_OFFLINE": "1", **{k: str(v) for k, v in names.items()}, **environment},
+                )
+            )
+    return started
+
+
+def said(folder, rank):
+    return (folder.parent / f"{folder.name}-{rank}.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Return the folders of one run in one process, in two with whole weights, and in two with shards."""
+    base = tmp_path_factory.mktemp("processes")
+    cli = ("-m", "reason_rl.cli")
+    running = {
+        "one": start(cli, base / "one", 1),
+        "ddp": start(cli, base / "ddp", 2),
+        "fsdp2": start((SHARDED,), base / "fsdp2", 2, **FSDP2),
+    }
+    for name, started in running.items():
+        codes = [process.wait(timeout=800) for process in started]
+        assert codes == [0] * len(codes), said(base / name, len(codes) - 1)[-3000:]
+    return base
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_processes_train_to_what_one_trains_to(runs, kind):
+    from reason_rl.world import reasoner_path
+
+    one, two = (load_file(runs / name / "model" / "model.safetensors") for name in ("one", kind))
+    before = load_file(reasoner_path() / "model.safetensors")
+    assert set(one) <= set(two)
+    gap = max(float((one[name] - two[name]).abs().max()) for name in one)
+    moved = max(float((one[name] - before[name].to(one[name])).abs().max()) for name in before)
+    assert gap < 2e-6
+    assert moved > 100 * gap
+    ours, theirs = (
+        [json.loads(line) for line in (runs / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", kind)
+    )
+    for name in ("reward", "accuracy", "completion_tokens", "groups_drawn", "rollout_tokens"):
+        assert [row[name] for row in ours] == pytest.approx([row[name] for row in theirs])
+    assert [row["grad_norm"] for row in ours] == pytest.approx([row["grad_norm"] for row in theirs], rel=1e-3)
+    assert ours[0]["grad_norm"] > 1e-3
+    assert [row["importance_ratio_mean"] for row in theirs] == pytest.approx([1.0, 1.0], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_stops_the_other_with_one_message(tmp_path):
+    folder = tmp_path / "dies"
+    first, second = start(("-m", "reason_rl.cli"), folder, 2, "trainer.max_steps=10000", "trainer.save_steps=10000")
+    metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 300
+    while not (metrics.is_file() and metrics.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    second.send_signal(signal.SIGKILL)
+    try:
+        assert first.wait(timeout=60) == 1
+    finally:
+        first.kill()
+        second.wait()
+    lines = [line for line in said(folder, 0).splitlines() if "error" in line.lower()]
+    assert len(lines) == 1
+    assert "another process of the run is gone" in lines[0]
+    assert "Traceback" not in said(folder, 0)
+
+
+class State:
+    """What accelerate says of how a model is spread."""
+
+    def __init__(self, kind, stage=None, version=None):
+        self.distributed_type = kind
+        self.deepspeed_plugin = type("Plugin", (), {"zero_stage": stage})
+        self.fsdp_plugin = type("Plugin", (), {"fsdp_version": version})
+
+
+def test_weights_that_no_engine_can_read_are_refused():
+    for fine in (State("NO"), State("MULTI_GPU"), State("DEEPSPEED", stage=2), State("FSDP", version=2)):
+        check_readable(fine)
+    with pytest.raises(RecipeError, match=r"ZeRO-3 .* shard with FSDP2"):
+        check_readable(State("DEEPSPEED", stage=3))
+    with pytest.raises(RecipeError, match="set fsdp_version: 2"):
+        check_readable(State("FSDP", version=1))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_copy_stands_still_until_it_is_told(make_llama, tied):
+    model = make_llama(tie_word_embeddings=tied)
+    ids = torch.tensor([[5, 6, 7]])
+    before = model(ids).logits.detach()
+    # As TRL does: a forward pass that is bound to this very model.
+    model.forward = type(model).forward.__get__(model)
+    twin = still_copy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    torch.testing.assert_close(twin(ids).logits, before)
+    copy_weights(model, twin)
+    torch.testing.assert_close(twin(ids).logits, model(ids).logits)
+    assert not any(parameter.requires_grad for parameter in twin.parameters())
+
+
+class Group:
+    """Two processes, one after the other: what the first sends is kept for the second."""
+
+    def __init__(self):
+        self.rank, self.sent = 0, None
+
+    def is_initialized(self):
+        return True
+
+    def get_rank(self):
+        return self.rank
+
+    def broadcast_object_list(self, values, src):
+        assert src == 0
+        if self.rank == 0:
+            self.sent = list(values)
+        values[:] = self.sent
+
+
+def test_what_the_first_process_meets_is_known_to_all(monkeypatch):
+    group = Group()
+    monkeypatch.setattr(processes, "dist", group)
+    done = []
+
+    def fail():
+        raise RunError("disk is full")
+
+    assert processes.only_first(lambda: done.append(1) or "token") == "token"
+    group.rank = 1
+    assert processes.only_first(lambda: done.append(2) or "other") == "token"
+    assert done == [1]
+    group.rank = 0
+    with pytest.raises(RunError, match="disk is full"):
+        processes.only_first(fail)
+    group.rank = 1
+    with pytest.raises(RunError, match="disk is full"):
+        processes.only_first(lambda: "never")

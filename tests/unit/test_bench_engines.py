@@ -1,0 +1,75 @@
+"""Measurements of speed: both sides run, what was measured is not measured again, and ratios are of what they say."""
+
+import json
+
+import pytest
+
+from reason_rl.bench.engines import (
+    ENGINES,
+    LONGEST_TOKENS,
+    MODELS,
+    TEN_MILLION,
+    EngineJob,
+    compare_engines,
+    measure_engine,
+    prepared,
+)
+from reason_rl.bench.speed import Workload, measure
+from reason_rl.bench.stock import time_to_goal
+from reason_rl.models import TINY_REASONER
+
+
+def test_pairs_found_are_kept_and_the_ratio_is_of_tokens_a_second(tmp_path):
+    out = tmp_path / "engines.jsonl"
+    rows = []
+    for model in MODELS:
+        for engine in ENGINES:
+            key = EngineJob(engine, model, 64, 3).key
+            rows.append(
+                {"key": key, "engine": engine, "model": model, "tokens_per_second": 50.0 + 100 * (engine == "hf")}
+            )
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = out.read_bytes()
+    table = compare_engines(out, 64, 3, pytest.fail)
+    assert list(table) == list(MODELS)
+    assert [entry["vllm_to_hf"] for entry in table.values()] == pytest.approx([1 / 3] * 3)
+    assert out.read_bytes() == before
+
+
+def test_the_hf_engine_is_measured():
+    row = measure_engine(EngineJob("hf", TINY_REASONER, 16, 1))
+    assert 16 <= row["tokens"] <= 16 * LONGEST_TOKENS
+    assert row["tokens_per_second"] == pytest.approx(row["tokens"] / row["seconds"])
+
+
+def test_the_random_model_has_ten_million_parameters(tmp_path):
+    from reason_rl.models import load_model, load_tokenizer
+    from reason_rl.recipe.schema import ModelSection
+
+    spec = ModelSection(path=prepared(TEN_MILLION, tmp_path))
+    model = load_model(spec)
+    assert 10_000_000 < sum(p.numel() for p in model.parameters()) < 12_000_000
+    assert len(load_tokenizer(spec)) == model.config.vocab_size
+
+
+@pytest.mark.parametrize("side", ["stock", "ours"])
+def test_both_sides_of_the_speed_comparison_run(side):
+    row = measure(side, ("rollout",), Workload(rows=16, updates=2, median_tokens=4, p99_tokens=8, repeats=1))
+    assert row["seconds"] == row["rollout_seconds"] > 0
+    assert row["peak_memory_mb"] > 0
+
+
+@pytest.mark.parametrize(
+    ("ours", "overlong", "cosine", "best", "ratio"),
+    [
+        (20, 80, 60, "cosine", 3.0),
+        (20, 80, None, "soft_overlong", 4.0),
+        (20, None, None, None, None),
+        (None, 9, 9, "soft_overlong", None),
+    ],
+)
+def test_time_to_goal_is_against_the_faster_length_reward_that_gets_there(ours, overlong, cosine, best, ratio):
+    values = {"dler": ours, "soft_overlong": overlong, "cosine": cosine}
+    table = {k: {"seconds_to_goal": {"mean": v, "missing": int(v is None)}} for k, v in values.items()}
+    found = time_to_goal(table)
+    assert (found["best_stock"], found["ratio_vs_trl"]) == (best, ratio)
