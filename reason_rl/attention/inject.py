@@ -25,7 +25,8 @@ class AttentionBias:
     """Adds ``strength log pi(place of key | place of query)`` to the attention logits of chosen layers.
 
     At strength 0 the stock function is called with the stock arguments, so logits are the same to the bit. Places count real
-    tokens, so padding, a KV cache and decoding token by token change nothing.
+    tokens, so padding, a KV cache and decoding token by token change nothing. It keeps the places of the latest forward pass:
+    with gradient checkpointing, go backward before the next one.
 
     Args:
         model: Llama- or Qwen-type with sdpa attention; it is changed in place.

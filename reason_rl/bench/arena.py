@@ -99,7 +99,8 @@ class MethodCell:
             points.append(
                 {"point": round(last["rollout_tokens"] / self.conditions.allowance_tokens, 4), "step": last["step"]}
                 | {name: last[name] for name in ("rollout_tokens", "seconds")}
-                | measured(rows)
+                | averages(rows)
+                | (measured(rows) if folder == trained.model else {})
             )
         return {
             "method": self.method,
@@ -131,6 +132,14 @@ def spent_at(history: Sequence[Row], folder: Path) -> Row:
         return history[-1]
     step = int(folder.name.split("-")[1])
     return next(row for row in history if row["step"] == step)
+
+
+def averages(rows: Sequence[EvalRow]) -> Row:
+    """Return accuracy and mean completion tokens."""
+    return {
+        "accuracy": sum(row.correct for row in rows) / len(rows),
+        "completion_tokens": sum(row.completion_tokens for row in rows) / len(rows),
+    }
 
 
 def measured(rows: Iterable[EvalRow]) -> Row:

@@ -134,9 +134,5 @@ def _shortest(cells: Sequence[Row]) -> int:
 
 
 def _on_the_way(points: Sequence[Row]) -> dict[str, float]:
-    side = side_of(points)
-    return {
-        "point": float(np.mean([point["point"] for point in points])),
-        "accuracy": float(side.correct.mean()),
-        "completion_tokens": float(side.tokens.mean()),
-    }
+    names = ("point", "accuracy", "completion_tokens")
+    return {name: float(np.mean([point[name] for point in points])) for name in names}

@@ -33,6 +33,8 @@ HEADINGS = (
     "rollout tokens",
     "seconds",
 )
+LABEL_POINTS = 8.5
+LIFTS = (5, -12, 16, -23, 27, -34, 38, -45, 49)  # points above the point
 NO_THINK_SHOWN = 0.005  # share
 Arena = Mapping[str, Any]
 
@@ -141,10 +143,10 @@ def pareto_picture(table: Arena) -> str:
 
     plot, axes = make_figure(1, 1, 5.2)
     axis = axes[0]
-    _point(axis, "start", table["start"], BEFORE)
-    for name, entry in table["methods"].items():
-        _point(axis, name, entry, AFTER if name in table["frontier"] else SOFT)
     sides = {"start": table["start"], **table["methods"]}
+    for name, entry in sides.items():
+        _point(axis, entry, BEFORE if name == "start" else AFTER if name in table["frontier"] else SOFT)
+    _label(axis, plot.dpi, {name: _where(entry) for name, entry in sides.items()})
     where = sorted(_where(sides[name]) for name in table["frontier"])
     axis.plot(*zip(*where, strict=True), color=AFTER, linewidth=0.8, zorder=1)
     axis.set_xlabel("completion tokens, mean")
@@ -157,8 +159,34 @@ def _where(entry: Mapping[str, Any]) -> tuple[float, float]:
     return entry["completion_tokens"]["mean"], entry["accuracy"]["mean"]
 
 
-def _point(axis: Axes, name: str, entry: Mapping[str, Any], colour: str) -> None:
+def _point(axis: Axes, entry: Mapping[str, Any], colour: str) -> None:
     x, y = _where(entry)
     bars = [bar(entry[metric]) for metric in ("completion_tokens", "accuracy")]
     axis.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="o", color=colour, markersize=5, elinewidth=0.5, zorder=2)
-    axis.annotate(name, (x, y), xytext=(6, 5), textcoords="offset points", fontsize=8.5, color=INK, zorder=3)
+
+
+def _label(axis: Axes, dpi: float, where: Mapping[str, tuple[float, float]]) -> None:
+    """Write names beside points, each at the first of a few heights where it covers no other name."""
+    axis.autoscale_view()
+    boxes: list[tuple[float, float, float]] = []
+    for name, place in sorted(where.items(), key=lambda item: item[1]):
+        x, y = axis.transData.transform(place) * 72 / dpi
+        width = LABEL_POINTS * 0.55 * len(name)
+        free = [
+            lift
+            for lift in LIFTS
+            if all(x > right or x + width < left or abs(y + lift - at) > LABEL_POINTS for left, right, at in boxes)
+        ]
+        lift = free[0] if free else LIFTS[0]
+        boxes.append((x, x + width, y + lift))
+        far = lift not in LIFTS[:2]
+        axis.annotate(
+            name,
+            place,
+            xytext=(6, lift),
+            textcoords="offset points",
+            fontsize=LABEL_POINTS,
+            color=INK,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": SOFT} if far else None,
+            zorder=3,
+        )

@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from reason_rl.bench.arena import make_cells, measured, methods_of
+from reason_rl.bench.arena import averages, make_cells, measured, methods_of
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.arena import alike, arena_table, side_of
 from reason_rl.report.arena import arena_cells, level_cells, write_arena
@@ -23,8 +24,16 @@ def problems(correct, tokens):
 
 
 def cell(method, seed, correct, tokens, spent=1000):
-    last = problems(correct, tokens)
-    early = {"point": 0.5, "step": 8, "rollout_tokens": spent // 2, "seconds": 5.0, **START}
+    means = {"accuracy": float(np.mean(correct)), "completion_tokens": float(np.mean(tokens))}
+    last = problems(correct, tokens) | means
+    early = {
+        "point": 0.5,
+        "step": 8,
+        "rollout_tokens": spent // 2,
+        "seconds": 5.0,
+        "accuracy": 0.5,
+        "completion_tokens": 150.0,
+    }
     final = {"point": 1.0, "step": 16, "rollout_tokens": spent, "seconds": 10.0, **last}
     return {"key": f"{method}-seed{seed}", "method": method, "seed": seed, "points": [early, final], "asked": {}}
 
@@ -126,4 +135,5 @@ def test_samples_are_kept_by_problem():
         EvalRow(**{**fields, "problem_id": "p", "level": 3, "correct": c, "completion_tokens": t, "think_tokens": w})
         for c, t, w in ((True, 7, 1), (False, 9, 2))
     ]
+    assert averages(rows) == {"accuracy": 0.5, "completion_tokens": 8.0}
     assert measured(rows) == {"problems": {"p": {"level": 3, "correct": [1, 0], "tokens": [7, 9], "thought": [0, 1]}}}

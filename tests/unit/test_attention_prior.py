@@ -81,9 +81,11 @@ def test_the_papers_alignment_saturates_with_the_length():
 
 def test_the_papers_listing_couples_rows_and_looks_ahead():
     mu = torch.softmax(torch.randn(2, 16, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
-    other = mu.clone()
+    other, later = mu.clone(), mu.clone()
     other[1] = mu[1].roll(1, 0)
+    later[:, -1] = mu[:, -1].roll(1, 1)
     assert not torch.allclose(published_bias(mu), published_bias(other))
+    assert not torch.allclose(published_bias(mu)[:8, :8], published_bias(later)[:8, :8])
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 7, 64, 513])
