@@ -74,7 +74,7 @@ def find_answer(response: str) -> Found | None:
 def answer_in(text: str, find: Find) -> str | None:
     r"""Return the answer of what was said after thinking: its last box, or with ``response`` what :func:`find_answer` finds.
 
-    >>> answer_in("So it is 7.", "box"), answer_in("So it is 7.", "response")
+    >>> answer_in("So the number is 7.", "box"), answer_in("So the number is 7.", "response")
     (None, '7')
     """
     if find == "box":

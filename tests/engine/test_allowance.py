@@ -68,4 +68,6 @@ def test_a_cell_of_the_arena_is_trained_and_evaluated_at_each_point(tmp_path):
     assert row["method"] == "grpo"
     assert [point["point"] for point in row["points"]] == sorted(point["point"] for point in row["points"])
     assert row["points"][-1]["point"] >= 1
-    assert all(len(point["problems"]) == 6 for point in row["points"])
+    assert all(point["completion_tokens"] > 0 and 0 <= point["accuracy"] <= 1 for point in row["points"])
+    assert ["problems" in point for point in row["points"]] == [False] * (len(row["points"]) - 1) + [True]
+    assert len(row["points"][-1]["problems"]) == 6

@@ -15,6 +15,7 @@ SMALL = (
     "data.count=40",
     "trainer.per_device_train_batch_size=4",
     "trainer.steps_per_generation=1",
+    "trainer.num_generations=4",
     "trainer.max_steps=2",
     "trainer.logging_steps=1",
     "algorithm.budget.tokens=24",

@@ -1,15 +1,13 @@
 """Rows of real files: odd levels, missing fields, lost parts, repeated questions."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
+from pydantic import ValidationError
 
 from reason_rl.errors import RecipeError
-from reason_rl.problem.prompt import messages
-from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems, stable_id
-from reason_rl.recipe.schema import GymData, HubData, JsonlData
+from reason_rl.recipe.schema import GymData, HubData, JsonlData, PromptSection
 
 ROW = {"problem": "1+1", "answer": "2"}
 
@@ -125,8 +123,8 @@ def test_gym_levels_come_from_the_metadata_when_they_are_numbers():
 
 
 def test_a_template_without_a_place_for_the_problem_is_refused():
-    with pytest.raises(RecipeError, match=r"prompt.template: has no \{prompt\}"):
-        messages(Problem("p", "1+1", "2"), SimpleNamespace(template="{problem}", system=None))
+    with pytest.raises(ValidationError, match=r"template has no \{prompt\}, so the model would never see the problem"):
+        PromptSection(template="{problem}")
 
 
 def test_rows_to_be_dropped_are_counted_aloud(tmp_path, capsys):
