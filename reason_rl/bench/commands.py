@@ -80,6 +80,20 @@ def bench_engines(
     emit(table, as_json, json.dumps(table, indent=2))
 
 
+@bench_app.command("lag")
+def bench_lag(
+    out: Annotated[Path, typer.Option(help="Results, one JSON line a run; runs found there are not repeated.")],
+    seed: Annotated[list[int] | None, typer.Option(help="Training seeds; 0, 1 and 2 when left out.")] = None,
+    workers: Workers = 1,
+    as_json: AsJson = False,
+) -> None:
+    """DLER with rollouts one step ahead of the update against DLER in step: accuracy and tokens after training."""
+    from reason_rl.bench.lag import compare_lag
+
+    table = compare_lag(out, seed or [0, 1, 2], workers, say)
+    emit(table, as_json, json.dumps(table, indent=2))
+
+
 @bench_app.command("goal")
 def bench_goal(
     out: Annotated[Path, typer.Option(help="Results of bench stock, one JSON line a run; missing runs are made.")],
