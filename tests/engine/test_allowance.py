@@ -63,9 +63,9 @@ def test_a_checkpoint_lies_where_the_share_was_reached(spent):
 
 
 def test_a_cell_of_the_arena_is_trained_and_evaluated_at_each_point(tmp_path):
-    cell = MethodCell("grpo", 0, Conditions(allowance_tokens=15_000, problems=6, samples=1), tmp_path)
+    cell = MethodCell("grpo_cap80", 0, Conditions(allowance_tokens=15_000, problems=6, samples=1), tmp_path)
     row = cell()
-    assert row["method"] == "grpo"
+    assert row["method"] == "grpo_cap80"
     assert [point["point"] for point in row["points"]] == sorted(point["point"] for point in row["points"])
     assert row["points"][-1]["point"] >= 1
     assert all(point["completion_tokens"] > 0 and 0 <= point["accuracy"] <= 1 for point in row["points"])
