@@ -14,6 +14,7 @@ import typer
 from reason_rl.attention.commands import register as register_attention
 from reason_rl.bench.commands import bench_app
 from reason_rl.errors import ReasonRLError, RecipeError
+from reason_rl.merge.commands import register as register_merge
 from reason_rl.stopping.commands import probe_app, stop_app
 from reason_rl.terminal import AsJson, Overrides, RecipeName, Workers, emit, say
 
@@ -29,6 +30,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(stop_app, name="stop")
 app.add_typer(probe_app, name="probe")
 register_attention(app)
+register_merge(app)
 
 VERDICTS = {"right": True, "wrong": False, "unverifiable": None}
 
@@ -412,17 +414,19 @@ def arena(
         int, typer.Option(min=1, help="Rollout tokens of a run, in updates of 32 rows at 80 completion tokens.")
     ] = 192,
     workers: Workers = 1,
+    only_report: Annotated[bool, typer.Option("--only-report", help="Make no cells; write up those there are.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train methods side by side in the tiny world with the same rollout tokens, and rank them."""
-    from reason_rl.bench.arena import make_cells, methods_of
-    from reason_rl.bench.jobs import read_results
+    from reason_rl.bench.arena import command_of, made_cells, make_cells, methods_of
     from reason_rl.evaluate.arena import arena_table
     from reason_rl.report.arena import arena_text, write_arena
 
-    make_cells(methods_of(methods), seeds, budget_updates, out, workers, say)
-    table = arena_table(read_results(out / "cells.jsonl"))
-    write_arena(table, out, f"reason-rl arena --seeds {seeds} --budget-updates {budget_updates} --out {out}")
+    if not only_report:
+        make_cells(methods_of(methods), seeds, budget_updates, out, workers, say)
+    rows = made_cells(out)
+    table = arena_table(rows)
+    write_arena(table, out, command_of(rows, out))
     emit(table, as_json, None if as_json else arena_text(table))
 
 

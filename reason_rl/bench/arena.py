@@ -181,6 +181,37 @@ def _takes_part(name: str) -> bool:
     return recipe is not None and recipe.task == "train" and recipe.rollout.engine == "hf"
 
 
+def made_cells(out: Path) -> list[Row]:
+    """Return the cells that ``out`` holds.
+
+    Raises:
+        RecipeError: when the start is not among them.
+    """
+    rows = read_results(out / "cells.jsonl")
+    if START not in {row["key"] for row in rows}:
+        raise RecipeError(
+            f"{out / 'cells.jsonl'}: no cell named {START}; run reason-rl arena --out {out} without --only-report"
+        )
+    return rows
+
+
+def command_of(rows: Sequence[Row], out: Path) -> str:
+    """Return the command that makes these cells where none are.
+
+    >>> command_of([{"key": "start"}, {"method": "dler", "seed": 1, "allowance_tokens": 245760}], Path("eval/arena"))
+    'reason-rl arena --out eval/arena --budget-updates 96 --seeds 2 --methods dler'
+    """
+    cells = [row for row in rows if "method" in row]
+    names = list(dict.fromkeys(row["method"] for row in cells))
+    parts = [f"reason-rl arena --out {out}"]
+    if cells:
+        parts.append(f"--budget-updates {cells[0]['allowance_tokens'] // TOKENS_AN_UPDATE}")
+        parts.append(f"--seeds {1 + max(row['seed'] for row in cells)}")
+    if set(names) != set(methods_of(None)):
+        parts.append(f"--methods {','.join(names)}")
+    return " ".join(parts)
+
+
 def make_cells(methods: Sequence[str], seeds: int, updates: int, out: Path, workers: int, say: Say) -> None:
     """Make the cells that are missing: the start, and each method with each seed; ``out`` keeps them.
 

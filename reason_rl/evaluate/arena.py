@@ -20,6 +20,8 @@ from reason_rl.evaluate.savings import paired_saving
 
 Row = Mapping[str, Any]
 RESAMPLES = 4000
+UNIFORM = ("dler", "dler_cap112")  # one cap for all problems, the tighter one first
+HARDEST_LEVELS = 2
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ def arena_table(rows: Sequence[Row]) -> dict[str, Any]:
 
     Accuracy, tokens, the paired saving, the accuracy difference and the AES carry 95 % intervals over problems, samples of
     all seeds together; ``low_seed`` and ``high_seed`` are the extremes of single seeds. The area is that under accuracy
-    against the cap, over log tokens, on one grid for all. ``asked``: the same for each variant of the prompt. Two methods
-    are indistinguishable when neither the accuracy nor the token interval of their paired difference excludes zero.
+    against the cap, over log tokens, on one grid for all. ``asked``: the same for each variant of the prompt.
+    ``beside_uniform``: the difference to a uniform cut at equal tokens, of methods between the two that were made. Two
+    methods are indistinguishable when neither the accuracy nor the token interval of their paired difference excludes zero.
 
     Raises:
         ValueError: when the start is missing, or the methods were evaluated on different problems.
@@ -75,7 +78,56 @@ def arena_table(rows: Sequence[Row]) -> dict[str, Any]:
         "start": _alone(base, caps),
         "methods": methods,
         "frontier": [["start", *names][index] for index in frontier(points)],
+        "beside_uniform": _beside_uniform(sides),
+        "versions": _versions(rows),
         "indistinguishable": [pair for pair in combinations(names, 2) if alike(sides[pair[0]], sides[pair[1]])],
+    }
+
+
+def beside_mixture(side: Side, low: Side, high: Side) -> dict[str, Any]:
+    """Return the accuracy at the hardest levels beside that of a mixture of two others which spends as many tokens.
+
+    The mixture asks ``high`` for a share ``w = (T - T_low) / (T_high - T_low)`` of the problems and ``low`` for the others,
+    ``T`` the mean completion tokens over all levels, so that its accuracy is ``(1 - w) a_low + w a_high``. ``w`` is found anew
+    in each resample of the problems.
+
+    Raises:
+        ValueError: when ``side`` does not spend more than ``low`` and less than ``high``.
+
+    >>> def made(right, tokens):
+    ...     return Side(np.full((4, 1), right), np.full((4, 1), tokens), np.ones((4, 1)), np.array([1, 1, 2, 2]))
+    >>> found = beside_mixture(made(1.0, 90.0), made(0.5, 80.0), made(1.0, 120.0))
+    >>> found["share"], found["difference"]["mean"]
+    (0.25, 0.375)
+    """
+    tokens = [part.tokens.mean(axis=1) for part in (side, low, high)]
+    hard = np.isin(side.levels, np.unique(side.levels)[-HARDEST_LEVELS:])
+    right = [np.where(hard, part.correct.mean(axis=1), 0.0) for part in (side, low, high)]
+    table = np.stack([*tokens, *right, hard.astype(float)], axis=1)
+
+    def shares(means: Float[np.ndarray, "*draws 7"]) -> Float[np.ndarray, "*draws"]:
+        return np.asarray((means[..., 0] - means[..., 1]) / (means[..., 2] - means[..., 1]))
+
+    def differences(means: Float[np.ndarray, "*draws 7"]) -> Float[np.ndarray, "*draws"]:
+        share = shares(means)
+        mixture = (1 - share) * means[..., 4] + share * means[..., 5]
+        return np.asarray((means[..., 3] - mixture) / means[..., 6])
+
+    whole = table.mean(axis=0)
+    if not whole[1] < whole[0] < whole[2]:
+        raise ValueError(f"{whole[0]:.1f} tokens do not lie between {whole[1]:.1f} and {whole[2]:.1f}")
+    draws = differences(resampled_means(table, RESAMPLES))
+    return {"share": float(shares(whole)), "difference": estimate(float(differences(whole)), draws, len(table))}
+
+
+def _beside_uniform(sides: Mapping[str, Side]) -> dict[str, Any]:
+    if not set(UNIFORM) <= set(sides):
+        return {}
+    low, high = (sides[name] for name in UNIFORM)
+    return {
+        name: beside_mixture(side, low, high)
+        for name, side in sides.items()
+        if low.tokens.mean() < side.tokens.mean() < high.tokens.mean()
     }
 
 
@@ -127,6 +179,15 @@ def _entry(base: Side, side: Side, cells: Sequence[Row], caps: Float[np.ndarray,
         "path": [_on_the_way([cell["points"][i] for cell in cells]) for i in range(_shortest(cells))],
         "asked": {name: _alone(side_of([cell["asked"][name] for cell in cells]), caps) for name in cells[0]["asked"]},
     }
+
+
+def _versions(rows: Sequence[Row]) -> dict[str, str]:
+    """Return the versions of the packages that made the cells, several where they differ."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for package, version in row.get("versions", {}).items():
+            found.setdefault(package, {})[version] = None
+    return {package: " and ".join(versions) for package, versions in found.items()}
 
 
 def _shortest(cells: Sequence[Row]) -> int:

@@ -59,6 +59,10 @@ def write_arena(table: Arena, out: Path, command: str) -> None:
         cells=arena_cells(table),
         levels=levels,
         level_cells=level_cells(table),
+        uniform={
+            name: figure("accuracy", entry["difference"], signed=True)
+            for name, entry in table["beside_uniform"].items()
+        },
         picture=picture,
         command=command,
     )

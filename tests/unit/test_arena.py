@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from reason_rl.bench.arena import averages, make_cells, measured, methods_of
+from reason_rl.bench.arena import averages, command_of, made_cells, make_cells, measured, methods_of
+from reason_rl.cli import app
 from reason_rl.errors import RecipeError
-from reason_rl.evaluate.arena import alike, arena_table, side_of
+from reason_rl.evaluate.arena import alike, arena_table, beside_mixture, side_of
 from reason_rl.report.arena import arena_cells, level_cells, write_arena
 
 LEVELS = [1, 1, 2, 2]
@@ -39,6 +40,7 @@ def cell(method, seed, correct, tokens, spent=1000):
 
 
 START = problems([(1, 1), (1, 0), (1, 0), (0, 0)], [(100, 100), (100, 100), (200, 200), (200, 200)])
+START_TOKENS = [(100, 100), (100, 100), (200, 200), (200, 200)]
 SHORT = [(50, 50), (50, 50), (100, 100), (100, 100)]
 RIGHT = [(1, 1), (1, 1), (1, 0), (1, 0)]
 ROWS = [
@@ -111,6 +113,57 @@ def test_the_page_stands_alone_and_has_every_method(tmp_path):
     assert "var(--" not in picture
     assert json.loads((tmp_path / "table.json").read_text())["frontier"] == ["better"]
     assert [row[0] for row in arena_cells(table)] == ["start", "better *", "same"]
+
+
+def hard_case(correct, tokens):
+    """Two problems at each of three levels, one sample; only the two hardest levels may count."""
+    return {
+        f"p{i}": {"level": 1 + i // 2, "correct": [c], "tokens": [tokens], "thought": [1]}
+        for i, c in enumerate(correct)
+    }
+
+
+def test_a_uniform_cut_at_equal_tokens_is_a_mixture_of_two_caps():
+    tight, wide = hard_case([1, 1, 1, 0, 0, 0], 80), hard_case([1, 1, 1, 1, 1, 0], 120)
+    method = hard_case([0, 0, 1, 1, 1, 1], 110)
+    found = beside_mixture(*(side_of([{"problems": rows}]) for rows in (method, tight, wide)))
+    # 1/4 right under the tight cap, 3/4 under the wide one, three quarters of the way: 5/8; the easy level does not count.
+    assert found["share"] == 0.75
+    assert found["difference"]["mean"] == pytest.approx(1 - 5 / 8)
+    with pytest.raises(ValueError, match=r"130.0 tokens do not lie between 80.0 and 120.0"):
+        beside_mixture(*(side_of([{"problems": rows}]) for rows in (hard_case([1] * 6, 130), tight, wide)))
+
+
+def test_methods_between_the_uniform_cuts_are_compared_with_them(tmp_path):
+    rows = [
+        ROWS[0],
+        cell("dler", 0, [(1, 1), (1, 0), (0, 0), (0, 0)], SHORT),
+        cell("dler_cap112", 0, [(1, 1), (1, 1), (1, 0), (0, 0)], START_TOKENS),
+        cell("better", 0, RIGHT, [(60, 60), (60, 60), (120, 120), (120, 120)]),
+        cell("longer", 0, RIGHT, [(200, 200)] * 4),
+    ]
+    table = arena_table(rows)
+    assert list(table["beside_uniform"]) == ["better"]
+    assert table["beside_uniform"]["better"]["share"] == pytest.approx(0.2)
+    assert arena_table(ROWS)["beside_uniform"] == {}
+    write_arena(table, tmp_path, "x")
+    assert "Beside a uniform cut" in (tmp_path / "arena.html").read_text()
+
+
+def test_the_page_is_written_again_from_the_cells_alone(tmp_path, capsys):
+    rows = [row | {"allowance_tokens": 2560, "versions": {"trl": "1.16.0"}} if "method" in row else row for row in ROWS]
+    (tmp_path / "cells.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    app(["arena", "--out", str(tmp_path), "--only-report", "--json"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "table.json").read_text())
+    page = (tmp_path / "arena.html").read_text()
+    assert f"reason-rl arena --out {tmp_path} --budget-updates 1 --seeds 2 --methods better,same" in page
+    assert "trl 1.16.0" in page
+    assert command_of([{"key": "start"}], tmp_path).startswith("reason-rl arena --out")
+
+
+def test_a_report_without_cells_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match=r"cells.jsonl: no cell named start; run reason-rl arena --out .* without"):
+        made_cells(tmp_path)
 
 
 def test_methods_are_the_tiny_recipes_that_train():
