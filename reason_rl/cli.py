@@ -414,7 +414,9 @@ def arena(
         int, typer.Option(min=1, help="Rollout tokens of a run, in updates of 32 rows at 80 completion tokens.")
     ] = 192,
     workers: Workers = 1,
-    only_report: Annotated[bool, typer.Option("--only-report", help="Make no cells; write up those there are.")] = False,
+    only_report: Annotated[
+        bool, typer.Option("--only-report", help="Make no cells; write up those there are.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train methods side by side in the tiny world with the same rollout tokens, and rank them."""

@@ -88,8 +88,8 @@ def beside_mixture(side: Side, low: Side, high: Side) -> dict[str, Any]:
     """Return the accuracy at the hardest levels beside that of a mixture of two others which spends as many tokens.
 
     The mixture asks ``high`` for a share ``w = (T - T_low) / (T_high - T_low)`` of the problems and ``low`` for the others,
-    ``T`` the mean completion tokens over all levels, so that its accuracy is ``(1 - w) a_low + w a_high``. ``w`` is found anew
-    in each resample of the problems.
+    ``T`` the mean completion tokens over all levels, so that its accuracy is ``(1 - w) a_low + w a_high``. ``w`` is found
+    anew in each resample of the problems.
 
     Raises:
         ValueError: when ``side`` does not spend more than ``low`` and less than ``high``.
