@@ -1,0 +1,70 @@
+"""Every method of the catalogue has a page that names its recipes, and every constant of its recipes a source."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from reason_rl.content import shipped_recipes
+from reason_rl.recipe.catalogue import catalogue
+
+ROOT = Path(__file__).parents[2]
+PAGES = {page.stem: page.read_text() for page in sorted((ROOT / "docs" / "methods").glob("*.md"))}
+ENTRIES = {entry.name: entry for entry in catalogue()}
+METHODS = [name for name, entry in ENTRIES.items() if name.startswith("tiny/") and entry.method]
+FOLDERS = ("tiny", "r1_distill_1.5b")
+FILES = [ROOT / "recipes" / f"{name}.yaml" for name in shipped_recipes() if name.split("/")[0] in FOLDERS]
+SECTIONS = ("algorithm", "trainer")
+# The shape of a run, which plan prints and other tests compare with the papers'.
+SHAPE = {
+    "max_steps",
+    "num_generations",
+    "per_device_train_batch_size",
+    "steps_per_generation",
+    "gradient_accumulation_steps",
+    "save_steps",
+}
+NUMBER = re.compile(r"(\w+): \[?-?\d")
+
+
+def unsourced(text):
+    """Return the lines that set a number with no comment on the line, on the line before it, or on the block it is in."""
+    covered: list[tuple[int, bool]] = []
+    found, section, noted = [], None, False
+    for line in text.splitlines():
+        code, _, comment = line.partition("#")
+        indent = len(code) - len(code.lstrip())
+        if not code.strip():
+            noted = bool(comment)
+            continue
+        if indent == 0:
+            section = code.split(":")[0]
+        covered = [(depth, has) for depth, has in covered if depth < indent]
+        has = bool(comment) or noted or any(has for _, has in covered)
+        covered.append((indent, has))
+        noted = False
+        names = {match.group(1) for match in NUMBER.finditer(code)}
+        if section in SECTIONS and names - SHAPE and not has:
+            found.append(line.strip())
+    return found
+
+
+def test_a_number_without_a_source_is_found():
+    lines = ["algorithm: # ours", "  a: 1", "trainer:", "  # paper", "  b: 2", "  c: 3", "  d: 4 # paper", "  max_steps: 9"]
+    assert unsourced("\n".join(lines)) == ["c: 3"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_constant_of_a_recipe_has_its_source(path):
+    assert unsourced(path.read_text()) == []
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_page_that_names_its_recipe(name):
+    assert any(f"recipes/{name}.yaml" in text for text in PAGES.values())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if ENTRIES[name].arxiv])
+def test_the_page_of_a_method_cites_its_paper(name):
+    text = next(text for text in PAGES.values() if f"recipes/{name}.yaml" in text)
+    assert ENTRIES[name].arxiv in text
