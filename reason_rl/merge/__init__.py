@@ -1,0 +1,1 @@
+"""Merging weights: interpolation, task arithmetic, TIES, DARE and update-selective merging, without training."""
