@@ -24,6 +24,8 @@ INDIFFERENT = {
     "vocab_size",
 }
 
+NAME_ONE = "name the model whose tokenizer is kept: rows of tokens that all share are merged, its other rows copied"
+
 
 def check_agreement(kept: Source, others: Sequence[Source], *, same_vocabulary: bool) -> None:
     """Raise RecipeError, one line a model, unless the models differ in the values of their weights alone.
@@ -48,15 +50,18 @@ def _complaint(kept: Source, other: Source, same_vocabulary: bool) -> str | None
     if ties[0] != ties[1]:
         tied, untied = (kept, other) if ties[0] else (other, kept)
         return f"{tied.name} ties its head to its embeddings, {untied.name} does not"
-    missing, more = kept.entries.keys() - other.entries.keys(), other.entries.keys() - kept.entries.keys()
-    if missing or more:
-        return f"{other.name} and {kept.name} have other tensors: {_names(missing | more)} only in one of them"
+    missing, extra = kept.entries.keys() - other.entries.keys(), other.entries.keys() - kept.entries.keys()
+    if missing or extra:
+        return f"{other.name} and {kept.name} have other tensors: {_names(missing | extra)} only in one of them"
+    if same_vocabulary and (complaint := _vocabularies(kept, other)):
+        return complaint
     shapes = [name for name in kept.entries if not _fit(name, kept, other, same_vocabulary)]
     if shapes:
         name = shapes[0]
         pair = " and ".join(f"{list(source.entries[name].shape)} in {source.name}" for source in (kept, other))
-        return f"{name} is {pair}{f' ({len(shapes)} such tensors)' if len(shapes) > 1 else ''}"
-    return _vocabularies(kept, other) if same_vocabulary else None
+        more = f" ({len(shapes)} such tensors)" if len(shapes) > 1 else ""
+        return f"{name} is {pair}{more}" + (f"; {NAME_ONE}" if all(map(has_token_rows, shapes)) else "")
+    return None
 
 
 def _fit(name: str, kept: Source, other: Source, same_vocabulary: bool) -> bool:
@@ -67,11 +72,8 @@ def _fit(name: str, kept: Source, other: Source, same_vocabulary: bool) -> bool:
 def _vocabularies(kept: Source, other: Source) -> str | None:
     if dict(kept.vocabulary) == dict(other.vocabulary):
         return None
-    ours, theirs = set(kept.vocabulary.items()), set(other.vocabulary.items())
-    return (
-        f"{other.name} has another vocabulary than {kept.name} ({_names({token for token, _ in ours ^ theirs})}); name the "
-        "model whose tokenizer is kept: tokens that all share are merged, its other rows copied"
-    )
+    different = {token for token, _ in set(kept.vocabulary.items()) ^ set(other.vocabulary.items())}
+    return f"{other.name} has another vocabulary than {kept.name} ({_names(different)}); {NAME_ONE}"
 
 
 def _names(names: set[str]) -> str:
