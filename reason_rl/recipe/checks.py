@@ -76,6 +76,11 @@ def _batch_shape(recipe: Recipe) -> Iterator[Complaint]:
             f"a process rolls out {rows} rows (per_device_train_batch_size {values['per_device_train_batch_size']} * "
             f"steps_per_generation), which is not a multiple of num_generations {group}: groups would be torn apart",
         )
+    if values.get("save_total_limit") == 1:
+        yield (
+            ("trainer", "save_total_limit"),
+            "1 deletes the last checkpoint before the new one is known to be whole; keep at least 2",
+        )
     save, updates = values.get("save_steps"), updates_per_generation(recipe.trainer)
     if isinstance(save, int) and save % updates:
         yield (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,7 +86,7 @@ class RunCallback(TrainerCallback):
         for line in advice(self.history):
             if line not in self.warned:
                 self.warned.add(line)
-                print(f"warning: step {state.global_step}: {line}", flush=True)
+                print(f"warning: step {state.global_step}: {line}", file=sys.stderr, flush=True)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add the algorithm's state and, last of all, the marker that makes the checkpoint count."""
