@@ -8,20 +8,22 @@ from trl import GRPOTrainer
 from reason_rl.algorithm.budget import FixedBudget
 from reason_rl.algorithm.reward import correctness, product, truncation
 from reason_rl.errors import RunError
+from reason_rl.rollout.hf import HFBackend
 from reason_rl.trainer import compat
+from reason_rl.trainer.callbacks import RunCallback, restore_algorithm_state
 from reason_rl.trainer.composition import AdvantageRule, FilterRule
 from reason_rl.world.tokenizer import END_THINK
 
-OUTPUT_SHAPES = {
-    "prompt_ids": 2,
-    "prompt_mask": 2,
-    "completion_ids": 2,
-    "completion_mask": 2,
-    "advantages": 1,
-    "num_items_in_batch": 0,
-    "old_per_token_logps": 2,
-    "importance_sampling_ratio": 2,
-    "sampling_per_token_logps": 2,
+OUTPUT = {
+    "prompt_ids": (2, torch.int64),
+    "prompt_mask": (2, torch.int64),
+    "completion_ids": (2, torch.int64),
+    "completion_mask": (2, torch.int64),
+    "advantages": (1, torch.float32),
+    "num_items_in_batch": (0, torch.int64),
+    "old_per_token_logps": (2, torch.float32),
+    "importance_sampling_ratio": (2, torch.float32),
+    "sampling_per_token_logps": (2, torch.float32),
 }
 
 
@@ -48,6 +50,18 @@ def stock_reward(tokenizer):
         return [float(text.partition(END_THINK)[2].strip() == "\\boxed{ 7 }") for text in texts]
 
     return correct
+
+
+def seeded(backend):
+    """Make the scripted rollouts a function of the row's seed instead of how often it was asked."""
+    write = backend.write
+
+    def from_seed(request):
+        backend.asked = {request.prompt_ids: request.seed % 9973}
+        return write(request)
+
+    backend.write = from_seed
+    return backend
 
 
 def record(trainer):
@@ -117,16 +131,16 @@ def test_wrapped_signatures_are_the_recorded_ones(monkeypatch):
         compat.check_trl()
 
 
-def test_output_keys_and_shapes(make_trainer):
+def test_output_keys_shapes_and_types(make_trainer):
     trainer = make_trainer()
     kept = record(trainer)
     trainer.train()
     for output in kept["outputs"]:
-        assert {key: value.ndim for key, value in output.items()} == OUTPUT_SHAPES
+        assert {key: (value.ndim, value.dtype) for key, value in output.items()} == OUTPUT
         assert all(value.ndim == 0 or len(value) == 16 for value in output.values())
 
 
-@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo", "cispo"])
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo"])
 def test_constant_token_advantages_give_the_loss_of_row_advantages(make_trainer, make_config, loss_type):
     trainer = make_trainer(config=make_config(scale_rewards="none", loss_type=loss_type, epsilon_high=0.3))
     kept = record(trainer)
@@ -207,6 +221,37 @@ def test_rows_have_their_own_budgets_and_seeds(make_trainer, make_backend):
         assert len({request.max_tokens for request in round_requests}) > 1
         assert len({request.seed for request in round_requests}) == len(round_requests)
     assert backend.versions == [0, 1]
+
+
+def test_a_sampler_that_is_the_policy_has_ratio_one(make_trainer, make_llama, tiny_tokenizer):
+    model = make_llama()
+    backend = HFBackend(model, [tiny_tokenizer.eos_token_id], tiny_tokenizer.pad_token_id)
+    trainer = make_trainer(model=model, backend=backend)
+    kept = record(trainer)
+    trainer.train()
+    for output in kept["outputs"]:
+        ratio = output["importance_sampling_ratio"][output["completion_mask"].bool()]
+        torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-4, rtol=0)
+
+
+def test_a_run_resumed_in_any_epoch_is_the_uninterrupted_one(make_trainer, make_config, make_backend, tmp_path):
+    """24 problems, 4 a rollout batch, 2 updates on each: an epoch is 12 steps."""
+    config = {"scale_rewards": "none", "max_steps": 16, "save_strategy": "steps", "save_steps": 2, "logging_steps": 2}
+
+    def run(resume=None):
+        config["output_dir"] = str(tmp_path / f"from-{resume}")
+        trainer = make_trainer(backend=seeded(make_backend()), config=make_config(**config), **dler(refill=True, max_rounds=2))
+        callback = RunCallback(tmp_path / f"from-{resume}.jsonl", resume or 0)
+        callback.trainer = trainer
+        trainer.add_callback(callback)
+        if resume:
+            restore_algorithm_state(trainer, tmp_path / "from-None" / f"checkpoint-{resume}")
+        trainer.train(resume_from_checkpoint=str(tmp_path / "from-None" / f"checkpoint-{resume}") if resume else None)
+        return [p.detach().clone() for p in trainer.model.parameters()]
+
+    whole = run()
+    for step in (10, 14):
+        assert all(torch.equal(a, b) for a, b in zip(whole, run(step), strict=True)), step
 
 
 def test_k2_penalty_pulls_to_the_start_and_is_no_k3(make_trainer, make_config, make_llama, tmp_path):
