@@ -151,7 +151,7 @@ def _sampler(
     recipe: Recipe, folder: Path | None, problems: Sequence[Problem], options: EvalOptions, engine: Any
 ) -> Iterator[SampleSome]:
     """Load what an evaluation needs and yield the function that samples and grades some of the problems."""
-    if recipe.eval is not None and recipe.eval.stop is not None:
+    if recipe.eval is not None and recipe.eval.stop is not None and recipe.rollout.engine == "hf":
         with _stopping(recipe, recipe.eval.stop, folder, options) as sample_some:
             yield sample_some
         return
@@ -160,13 +160,23 @@ def _sampler(
     model = load_model(recipe.model, folder=folder)
     check_context(problems, prompts, options.max_tokens, context_tokens(model))
     by_id = {problem.id: prompt for problem, prompt in zip(problems, prompts, strict=True)}
-    backend = make_backend(recipe, model, tokenizer, engine)
+    backend = make_backend(recipe, model, tokenizer, engine, _engine_stop(recipe, model, tokenizer))
     backend.sync_weights(0)
     with make_verifier(recipe.answer.verify, recipe.answer.timeout_seconds) as verifier:
         grader = Grader(tokenizer, verifier, end_think_id(tokenizer, recipe.model.end_think_token), recipe.answer.find)
         yield lambda some, on_progress: evaluate_model(
             backend, grader, some, [by_id[problem.id] for problem in some], options, on_progress
         )
+
+
+def _engine_stop(recipe: Recipe, model: Any, tokenizer: Any) -> Any:
+    """Return what requests ask of a vLLM engine's logits processor; None where the recipe evaluates without stopping."""
+    if recipe.eval is None or recipe.eval.stop is None:
+        return None
+    from reason_rl.stopping.thinking import think_tokens
+    from reason_rl.stopping.vllm_strength import named_stop
+
+    return named_stop(recipe.eval.stop, think_tokens(model, tokenizer, recipe.model.end_think_token))
 
 
 @contextmanager

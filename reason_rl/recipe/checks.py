@@ -118,8 +118,6 @@ def _stop(recipe: Recipe) -> Iterator[Complaint]:
         return
     if stop.strength == 1 and stop.max_think_tokens is None:
         yield ("rollout", "stop"), "changes nothing; give a strength other than 1, or max_think_tokens"
-    if rollout.engine != "hf":
-        yield ("rollout", "stop"), f"is there for engine hf only, not {rollout.engine}"
     if stop.strength != 1 and rollout.importance_correction == "none":
         yield ("rollout", "importance_correction"), "none leaves the scaled stop token uncorrected; use token_truncate"
 

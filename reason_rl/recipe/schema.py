@@ -332,7 +332,7 @@ class ServerSection(Section):
 
 
 class StopSection(Section):
-    """How the end of thinking is pushed while rollouts are sampled; the importance ratio corrects for it (engine hf only)."""
+    """How the end of thinking is pushed while rollouts are sampled; the importance ratio corrects for it."""
 
     strength: float = Field(default=1.0, gt=0)
     """Of the stop token: above 1 stops earlier, below 1 later, 1 leaves it alone."""

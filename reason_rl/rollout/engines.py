@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from reason_rl.models import context_tokens, eos_ids, resolve_model
 from reason_rl.rollout.hf import HFBackend
 from reason_rl.rollout.server_client import ServerClient, ServerOptions
-from reason_rl.rollout.vllm_local import EngineOptions, VLLMBackend, start_engine
+from reason_rl.rollout.vllm_local import EngineOptions, RequestStop, VLLMBackend, start_engine
 from reason_rl.rollout.vllm_server import VLLMServerBackend
+from reason_rl.stopping.vllm_strength import PROCESSORS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,15 +40,28 @@ def open_engine(recipe: Recipe) -> Any:
         dtype=recipe.model.dtype,
         max_batch_rows=recipe.rollout.max_batch_rows,
         lora_rank=None if recipe.lora is None else int(recipe.lora.get("r", 8)),
+        processors=(PROCESSORS,) if stops(recipe) else (),
         extra={"revision": recipe.model.revision, **recipe.rollout.vllm},
     )
     return start_engine(source, options)
 
 
+def stops(recipe: Recipe) -> bool:
+    """Return whether rollouts or evaluation scale the stop token, so that an engine needs the processor for it."""
+    return recipe.rollout.stop is not None or (recipe.eval is not None and recipe.eval.stop is not None)
+
+
 def make_backend(
-    recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, engine: Any = None
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    engine: Any = None,
+    stop: RequestStop | None = None,
 ) -> HFBackend | VLLMBackend | VLLMServerBackend:
-    """Return the backend that samples from ``model`` with the recipe's engine (``engine`` from :func:`open_engine`)."""
+    """Return the backend that samples from ``model`` with the recipe's engine.
+
+    ``engine`` comes from :func:`open_engine`; ``stop`` is what requests ask of its processors (engines of vLLM only).
+    """
     ends = eos_ids(model, tokenizer)
     if recipe.rollout.engine == "hf":
         return HFBackend(
@@ -59,5 +73,6 @@ def make_backend(
         )
     engine = engine if engine is not None else open_engine(recipe)
     if recipe.rollout.engine == "vllm_server":
-        return VLLMServerBackend(engine, model, ends)
-    return VLLMBackend(engine, model, ends, sleeps=bool(recipe.rollout.vllm.get("enable_sleep_mode")))
+        return VLLMServerBackend(engine, model, ends, stop=stop)
+    sleeps = bool(recipe.rollout.vllm.get("enable_sleep_mode"))
+    return VLLMBackend(engine, model, ends, sleeps=sleeps, stop=stop)

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from packaging.specifiers import SpecifierSet
 
@@ -27,13 +27,40 @@ LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What the engine is built with; ``extra`` goes to ``vllm.LLM`` unchanged."""
+    """What the engine is built with.
+
+    Args:
+        context_tokens: prompt and completion together.
+        dtype: of the weights.
+        max_batch_rows: rows decoded together.
+        lora_rank: of the adapter; None = full weights.
+        processors: logits processors as ``module:class``, each for model runner V1 and for V2.
+        extra: goes to ``vllm.LLM`` unchanged.
+    """
 
     context_tokens: int
     dtype: str = "float32"
     max_batch_rows: int = 256
     lora_rank: int | None = None
+    processors: tuple[tuple[str, str], ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+class RequestStop(Protocol):
+    """What each request asks of the engine's logits processors, and what they did to a completion."""
+
+    @property
+    def processors(self) -> tuple[str, str]:
+        """Return the processor as ``module:class``, for model runner V1 and for V2."""
+        ...
+
+    def arguments(self, row: int) -> dict[str, Any]:
+        """Return what request number ``row`` carries for them."""
+        ...
+
+    def marked(self, request: SamplingRequest, sample: Sample) -> Sample:
+        """Return the sample with the tokens marked that were written and not sampled."""
+        ...
 
 
 def start_engine(source: str, options: EngineOptions) -> Any:
@@ -69,7 +96,22 @@ def start_engine(source: str, options: EngineOptions) -> Any:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     if options.lora_rank is not None:
         arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": engine_rank(options.lora_rank)}
-    return LLM(**(arguments | options.extra))
+    arguments |= options.extra
+    if options.processors:
+        runner = model_runner(arguments)
+        arguments["logits_processors"] = [names[runner - 1] for names in options.processors]
+    return LLM(**arguments)
+
+
+def model_runner(arguments: dict[str, Any]) -> int:
+    """Return which of vLLM's two model runners, 1 or 2, an engine with these arguments will use; each refuses the other's
+    logits processors.
+    """
+    if importlib.util.find_spec("vllm.v1.worker.gpu.sample.logits_processor") is None:
+        return 1
+    from vllm.engine.arg_utils import EngineArgs
+
+    return 2 if EngineArgs(**arguments).create_engine_config().use_v2_model_runner else 1
 
 
 def check_version(version: str) -> None:
@@ -106,13 +148,20 @@ class VLLMBackend:
         eos_token_ids: ids that end a completion.
         sleeps: the engine was built with ``enable_sleep_mode``: between rounds its weights rest in host memory and its cache
             is given up, which leaves the GPU to the update.
+        stop: what requests ask of the processors that the engine was built with; None = nothing.
     """
 
     def __init__(
-        self, engine: Any, model: PreTrainedModel, eos_token_ids: Sequence[int], *, sleeps: bool = False
+        self,
+        engine: Any,
+        model: PreTrainedModel,
+        eos_token_ids: Sequence[int],
+        *,
+        sleeps: bool = False,
+        stop: RequestStop | None = None,
     ) -> None:
         self.engine = engine
-        self.sleeps = sleeps
+        self.sleeps, self.stop = sleeps, stop
         self.model = model
         self.eos_token_ids = sorted(eos_token_ids)
         self.version = -1
@@ -185,8 +234,9 @@ class VLLMBackend:
                 logprobs=0,
                 stop_token_ids=[*self.eos_token_ids, *options.stop_ids],
                 detokenize=False,
+                extra_args=None if self.stop is None else self.stop.arguments(row),
             )
-            for request in requests
+            for row, request in enumerate(requests)
         ]
         self._wake()
         outputs = self.engine.generate(
@@ -200,7 +250,10 @@ class VLLMBackend:
             self.engine.sleep(level=1)
         if on_progress:
             on_progress(len(outputs), len(requests))
-        return [to_sample(output.outputs[0]) for output in outputs]
+        samples = [to_sample(output.outputs[0]) for output in outputs]
+        if self.stop is None:
+            return samples
+        return [self.stop.marked(request, sample) for request, sample in zip(requests, samples, strict=True)]
 
 
 def repack_head(model: Any) -> None:

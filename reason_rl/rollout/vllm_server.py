@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from reason_rl.rollout.vllm_local import RequestStop
+
 ENDED = ("stop", "length")
 
 
@@ -33,17 +35,29 @@ class VLLMServerBackend:
         client: from :class:`ServerClient`.
         model: the trainer's model, plain or with a peft adapter; the source of the weights.
         eos_token_ids: ids that end a completion.
+        stop: what requests ask of the server's logits processors; None = nothing.
 
     Raises:
         RecipeError: for a server of another version, without the served name, or with settings that would make
             log-probabilities or weights wrong.
     """
 
-    def __init__(self, client: ServerClient, model: PreTrainedModel, eos_token_ids: Sequence[int]) -> None:
-        self.client, self.model = client, model
+    def __init__(
+        self,
+        client: ServerClient,
+        model: PreTrainedModel,
+        eos_token_ids: Sequence[int],
+        stop: RequestStop | None = None,
+    ) -> None:
+        self.client, self.model, self.stop = client, model, stop
         self.eos_token_ids = sorted(eos_token_ids)
         self.version = -1
         self.settings = read_server(client)
+        if stop is not None and not set(stop.processors) & set(self.settings.processors):
+            raise RecipeError(
+                f"rollout.server: does not scale the stop token; start it with --logits-processors {stop.processors[0]} "
+                f"(on GPUs {stop.processors[1]})"
+            )
         # Tells this run's weights from those of any other run that the server has seen.
         self.run = only_first(lambda: secrets.token_hex(4))
         self.name: str | None = None
@@ -126,7 +140,7 @@ class VLLMServerBackend:
         self._check_weights(self.name)
         samples: list[Sample] = []
         with ThreadPoolExecutor(self.client.options.concurrency) as pool:
-            futures = [pool.submit(self._ask, request, options) for request in requests]
+            futures = [pool.submit(self._ask, row, request, options) for row, request in enumerate(requests)]
             try:
                 for future in futures:
                     samples.append(future.result())
@@ -149,8 +163,8 @@ class VLLMServerBackend:
                 f"another run); {AFTER}"
             )
 
-    def _ask(self, request: SamplingRequest, options: SamplingOptions) -> Sample:
-        body = {
+    def _ask(self, row: int, request: SamplingRequest, options: SamplingOptions) -> Sample:
+        body: dict[str, Any] = {
             "model": self.name if self.adapted else self.client.options.model,
             "prompt": list(request.prompt_ids),
             "max_tokens": request.max_tokens,
@@ -162,7 +176,10 @@ class VLLMServerBackend:
             "logprobs": 0,
             "return_token_ids": True,
         }
-        return read_completion(self.client.post("/v1/completions", body))
+        if self.stop is None:
+            return read_completion(self.client.post("/v1/completions", body))
+        body["vllm_xargs"] = self.stop.arguments(row)
+        return self.stop.marked(request, read_completion(self.client.post("/v1/completions", body)))
 
 
 def read_completion(body: Mapping[str, Any]) -> Sample:
@@ -193,11 +210,12 @@ def read_completion(body: Mapping[str, Any]) -> Sample:
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What the server runs with: context, device type, and the largest adapter rank (None = no adapters)."""
+    """What the server runs with: context, device type, largest adapter rank (None = no adapters), logits processors."""
 
     context_tokens: int
     device: str
     lora_rank: int | None
+    processors: tuple[str, ...]
 
 
 def read_server(client: ServerClient) -> ServerSettings:
@@ -220,6 +238,7 @@ def read_server(client: ServerClient) -> ServerSettings:
         context_tokens=int(models[name]["max_model_len"]),
         device=str(config["device_config"]["device"]),
         lora_rank=None if lora is None else int(lora["max_lora_rank"]),
+        processors=tuple(config["model_config"].get("logits_processors") or ()),
     )
 
 

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from reason_rl.rollout.engines import make_backend
 from reason_rl.stopping.generate import StoppingBackend
 from reason_rl.stopping.rule import Elicitor, StopPolicy
 from reason_rl.stopping.rules.budget_forcing import BudgetForcing
 from reason_rl.stopping.temperature import StopOptions, TemperatureStop
 from reason_rl.stopping.thinking import ThinkTokens, think_tokens
+from reason_rl.stopping.vllm_strength import rollout_stop
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from reason_rl.recipe.schema import Recipe, StopSection
+    from reason_rl.rollout.backend import Backend
 
 
-def stopping_backend(
-    recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> StoppingBackend | None:
-    """Return the backend that samples rollouts under the recipe's ``rollout.stop``; None without that section.
+def rollout_backend(
+    recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, engine: Any = None
+) -> Backend:
+    """Return the backend that samples rollouts with the recipe's engine, under its ``rollout.stop`` where it has one.
+
+    Engine hf decodes under a stop policy, the engines of vLLM under their logits processor (``engine`` from ``open_engine``).
 
     Raises:
         RecipeError: for a model that does not think, or whose end-of-think marker is not one token.
     """
     section = recipe.rollout.stop
     if section is None:
-        return None
+        return make_backend(recipe, model, tokenizer, engine)
     tokens = think_tokens(model, tokenizer, recipe.model.end_think_token)
+    if recipe.rollout.engine != "hf":
+        return make_backend(recipe, model, tokenizer, engine, stop=rollout_stop(section, tokens))
     return StoppingBackend(
         model, tokens, int(tokenizer.pad_token_id), stop_policy(section, tokens), recipe.rollout.max_batch_rows
     )

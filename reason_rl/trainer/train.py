@@ -20,10 +20,9 @@ from reason_rl.problem.prompt import check_context, longest_variant, render_prom
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
 from reason_rl.recipe.checks import updates_per_generation
-from reason_rl.rollout.engines import make_backend
 from reason_rl.rollout.grading import Grader
 from reason_rl.rollout.processes import one_message_when_another_is_gone
-from reason_rl.stopping.rollouts import stopping_backend
+from reason_rl.stopping.rollouts import rollout_backend
 from reason_rl.trainer.callbacks import (
     AllowanceCallback,
     MilestoneCallback,
@@ -102,7 +101,7 @@ def _build(
     check_context(problems, prompts, method.budget.largest(), context_tokens(model))
     args = grpo_config(recipe, run.checkpoints, method.budget.largest())
     callback = RunCallback(run.metrics, resumed_step)
-    backend = stopping_backend(recipe, model, tokenizer) or make_backend(recipe, model, tokenizer, engine)
+    backend = rollout_backend(recipe, model, tokenizer, engine)
     trainer = ReasonGRPOTrainer(
         model=model,
         args=args,

@@ -164,7 +164,6 @@ def test_in_the_trainer_ratios_are_exact_and_forced_tokens_leave_the_loss(make_t
     ("changes", "message"),
     [
         (["rollout.stop.strength=1"], "changes nothing"),
-        (["rollout.stop.strength=2", "rollout.engine=vllm"], "for engine hf only, not vllm"),
         (["rollout.stop.strength=2", "rollout.importance_correction=none"], "leaves the scaled stop token uncorrected"),
         (["rollout.stop.strength=0"], "greater than 0"),
         (["rollout.stop.mask_eos=true"], "mask_eos"),

@@ -1,6 +1,7 @@
 """A real vLLM engine in this process: weights in step with the trainer, budgets, seeds, log-probabilities, failures."""
 
 import importlib.util
+import math
 import sys
 
 import pytest
@@ -18,6 +19,11 @@ from reason_rl.rollout.backend import SamplingOptions, SamplingRequest
 from reason_rl.rollout.hf import HFBackend
 from reason_rl.rollout.vllm_local import EngineOptions, VLLMBackend, check_version, engine_rank, start_engine
 from reason_rl.run_folder import RunFolder
+from reason_rl.stopping.generate import StoppingBackend
+from reason_rl.stopping.rule import StopPolicy
+from reason_rl.stopping.temperature import StopOptions, TemperatureStop
+from reason_rl.stopping.thinking import think_tokens
+from reason_rl.stopping.vllm_strength import PROCESSORS, EngineStop
 from reason_rl.trainer.train import train
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (make vllm)")
@@ -39,7 +45,7 @@ def asked(tokenizer):
 
 @pytest.fixture(scope="module")
 def engine():
-    return start_engine(resolve_model("tiny-reasoner"), EngineOptions(512, max_batch_rows=32))
+    return start_engine(resolve_model("tiny-reasoner"), EngineOptions(512, max_batch_rows=32, processors=(PROCESSORS,)))
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +123,89 @@ def test_greedy_rollouts_are_those_of_the_hf_engine(full, asked, tokenizer):
     ours, theirs = full.generate(asked, GREEDY), hf.generate(asked, GREEDY)
     assert [s.token_ids for s in ours] == [s.token_ids for s in theirs]
     assert [s.finish_reason for s in ours] == [s.finish_reason for s in theirs]
+
+
+def edited_by_hand(logits, ids, tokens, strength, options):
+    """Return the log-probability of each token under the edited distribution, with loops and nothing shared."""
+    expected, written, thinking = [], 0, True
+    for row, token in zip(logits.double(), ids, strict=True):
+        z = row.clone()
+        for banned in tokens.eos if thinking and options.mask_eos else ():
+            z[banned] = -math.inf
+        if thinking and options.mask_restart:
+            z[tokens.start] = -math.inf
+        if thinking and (options.topk_gate is None or int((z > z[tokens.end]).sum()) < options.topk_gate):
+            logp = float(z.log_softmax(-1)[tokens.end])
+            z[tokens.end] = (
+                z.logsumexp(-1) + logp / strength if options.mode == "logprob" else z[tokens.end] + math.log(strength)
+            )
+        if thinking and written == options.max_think_tokens:
+            z = torch.full_like(z, -math.inf)
+            z[tokens.end] = 0.0
+        expected.append(float(z.log_softmax(-1)[token]))
+        written, thinking = written + thinking, thinking and token != tokens.end
+    return expected
+
+
+STRENGTHS = (1.0, 0.5, 2.0, 4.0, 8.0, 3.0)
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    "options",
+    [
+        StopOptions(topk_gate=None, mask_eos=False, mask_restart=False),
+        StopOptions("bias", 3, mask_eos=False, mask_restart=False),
+        StopOptions(topk_gate=2, max_think_tokens=20, mask_eos=False, mask_restart=False),
+        StopOptions(),
+    ],
+)
+def test_scaled_stopping_is_exact_request_by_request(full, asked, tokenizer, options):
+    tokens = think_tokens(full.model, tokenizer)
+    strengths = tuple(STRENGTHS[i % 6] for i in range(len(asked)))
+    full.stop = EngineStop(TemperatureStop(strengths, tokens, options))
+    full.sync_weights(0)
+    long = [SamplingRequest(r.prompt_ids, 40, r.seed) for r in asked]
+    samples = full.generate(long, SamplingOptions())
+    forced = 0
+    for request, sample, strength in zip(long, samples, strengths, strict=True):
+        with torch.no_grad():
+            logits = full.model(torch.tensor([[*request.prompt_ids, *sample.token_ids]])).logits[0]
+        logits = logits[len(request.prompt_ids) - 1 : -1]
+        expected = edited_by_hand(logits, sample.token_ids, tokens, strength, options)
+        assert sample.logps == pytest.approx(expected, abs=1e-4)
+        # Only an end of thinking at the cap was not sampled.
+        end = sample.token_ids.index(tokens.end) if tokens.end in sample.token_ids else None
+        late = {end} if end == options.max_think_tokens else set()
+        assert sample.sampled == tuple(place not in late for place in range(len(sample.token_ids)))
+        forced += len(late - {None})
+    assert (forced > 3) == (options.max_think_tokens is not None)
+
+
+@needs_vllm
+def test_greedy_scaled_stopping_is_that_of_the_hf_engine(full, asked, tokenizer):
+    full.sync_weights(0)
+    tokens = think_tokens(full.model, tokenizer)
+    long = [SamplingRequest(r.prompt_ids, 100, r.seed) for r in asked]
+    plain = full.generate(long, GREEDY)
+    edit = TemperatureStop(tuple(STRENGTHS[i % 6] for i in range(len(asked))), tokens, StopOptions(topk_gate=None))
+    full.stop = EngineStop(edit)
+    ours = full.generate(long, GREEDY)
+    hf = StoppingBackend(full.model, tokens, tokenizer.pad_token_id, StopPolicy(edit))
+    assert [s.token_ids for s in ours] == [s.token_ids for s in hf.generate(long, GREEDY)]
+    assert [s.token_ids for s in ours] != [s.token_ids for s in plain]
+    full.stop = None
+    assert full.generate(long, GREEDY) == plain
+
+
+@needs_vllm
+def test_stop_arguments_that_cannot_be_are_refused_by_the_engine(full, asked):
+    from vllm.exceptions import VLLMValidationError
+
+    full.sync_weights(0)
+    full.stop = type("Wrong", (), {"arguments": lambda self, row: {"stop_strength": -1, "stop_end": 6}})()
+    with pytest.raises(VLLMValidationError, match=r"strength -1\.0 is not above 0"):
+        full.generate(asked, GREEDY)
 
 
 @needs_vllm

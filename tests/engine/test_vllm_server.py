@@ -22,6 +22,9 @@ from reason_rl.rollout.hf import HFBackend
 from reason_rl.rollout.server_client import ServerClient, ServerOptions, check_server_version
 from reason_rl.rollout.vllm_server import VLLMServerBackend, read_completion
 from reason_rl.run_folder import RunFolder
+from reason_rl.stopping.temperature import TemperatureStop
+from reason_rl.stopping.thinking import ThinkTokens
+from reason_rl.stopping.vllm_strength import PROCESSORS, EngineStop
 from reason_rl.trainer.callbacks import complete_checkpoints
 from reason_rl.trainer.train import train
 
@@ -38,7 +41,7 @@ class FakeVLLM:
     def __init__(self, model, **config):
         self.base, self.adapters, self.weights, self.faults = copy.deepcopy(model), {}, "default", {}
         self.version, self.lora_rank, self.device, self.context = "0.31.0", 8, "cuda", 64
-        self.mode, self.paths, self.bodies = "processed_logprobs", [], []
+        self.mode, self.paths, self.bodies, self.processors = "processed_logprobs", [], [], None
         self.lock = threading.Lock()
         self.__dict__ |= config
         fake = self
@@ -107,7 +110,7 @@ class FakeVLLM:
 
     def state(self, path):
         config = {
-            "model_config": {"logprobs_mode": self.mode},
+            "model_config": {"logprobs_mode": self.mode, "logits_processors": self.processors},
             "device_config": {"device": self.device},
             "lora_config": self.lora_rank and {"max_lora_rank": self.lora_rank},
         }
@@ -151,13 +154,13 @@ def options(server, folder, **fields):
 def connect(serve, make_llama, tmp_path):
     """Return a maker of (fake server, backend) for full weights or an adapter."""
 
-    def make(kind, **config):
+    def make(kind, stop=None, **config):
         model = make_llama()
         server = serve(model, **config)
         if kind == "adapter":
             lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
             model = get_peft_model(model, lora)
-        return server, VLLMServerBackend(ServerClient(options(server, tmp_path)), model, [1])
+        return server, VLLMServerBackend(ServerClient(options(server, tmp_path)), model, [1], stop)
 
     return make
 
@@ -220,6 +223,21 @@ def test_rows_are_those_that_were_asked_for(connect):
     assert seen[-1] == (6, 6)
     sent = [body for path, body in zip(server.paths, server.bodies, strict=True) if path == "/v1/completions"]
     assert sorted((b["seed"], b["max_tokens"]) for b in sent) == [(100 + i, 4 + 3 * i) for i in range(6)]
+
+
+def test_scaled_stopping_is_asked_of_a_server_that_can(connect):
+    stop = EngineStop(TemperatureStop((2.0, 1.0, 4.0, 1.0, 0.5, 3.0), ThinkTokens(6, 5, (1,))))
+    for processors in (None, ["another:Processor"]):
+        with pytest.raises(
+            RecipeError, match=r"start it with --logits-processors reason_rl\.stopping\.vllm_strength_v1"
+        ):
+            connect("full", stop=stop, processors=processors)
+    server, backend = connect("full", stop=stop, processors=[PROCESSORS[1]])
+    backend.sync_weights(0)
+    assert all(all(sample.sampled) for sample in backend.generate(ASKED, SAMPLED))
+    sent = [body for path, body in zip(server.paths, server.bodies, strict=True) if path == "/v1/completions"]
+    strengths = {body["seed"] - 100: body["vllm_xargs"]["stop_strength"] for body in sent}
+    assert [strengths[row] for row in range(6)] == list(stop.edit.strength)
 
 
 @pytest.mark.parametrize("fault", [503, 0, "lost"])
