@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 Baseline = Literal["group_mean", "boundary", "none"]
 Scale = Literal["group_std", "group_std_population", "batch_std_rewards", "batch_seq", "batch_token", "none"]
@@ -19,7 +21,7 @@ RIGHT_REWARD = 0.5
 
 def advantages(
     rewards: Float[Tensor, " rows"],
-    group_size: int,
+    group_size: int | Sequence[int],
     *,
     baseline: Baseline,
     scale: Scale,
@@ -40,7 +42,8 @@ def advantages(
     reward, so that no right answer gets a negative advantage (DR. SAF, arXiv 2508.11582); none.
 
     Args:
-        rewards: [rows], groups of ``group_size`` consecutive rows; nan = unscorable, gets advantage 0.
+        rewards: [rows], groups of consecutive rows; nan = unscorable, gets advantage 0.
+        group_size: rows a group, or the rows of each.
         lengths: completion tokens, [rows]; needed by ``batch_token``.
         correct: 1 right, 0 wrong, [rows]; needed when ``correct_bonus`` is not 0.
 
@@ -54,14 +57,14 @@ def advantages(
     Source: DLER (arXiv 2510.15110) eq. 3; REINFORCE++-baseline. Differs from the released code in nothing but the
     estimator of ``batch_seq``, which the paper does not give (Bessel-corrected: our choice).
     """
-    groups = rewards.view(-1, group_size)
-    mean = groups.nanmean(dim=1).repeat_interleave(group_size)
+    groups = in_groups(rewards, group_size)
+    mean = _to_rows(groups.nanmean(dim=1), group_size)
     if baseline == "group_mean":
         centred = rewards - mean
     elif baseline == "boundary":
         right = groups > RIGHT_REWARD
-        lowest = torch.where(right, groups, torch.inf).amin(dim=1).repeat_interleave(group_size)
-        centred = rewards - torch.where(right.flatten(), torch.minimum(mean, lowest), mean)
+        lowest = torch.where(right, groups, torch.inf).amin(dim=1)
+        centred = rewards - torch.where(rewards > RIGHT_REWARD, torch.minimum(mean, _to_rows(lowest, group_size)), mean)
     elif baseline == "none":
         centred = rewards
     else:
@@ -74,13 +77,31 @@ def advantages(
     return scaled
 
 
-def _scaled(centred: Tensor, rewards: Tensor, group_size: int, scale: Scale, lengths: Tensor | None) -> Tensor:
+def in_groups(rows: Float[Tensor, " rows"], group_size: int | Sequence[int]) -> Float[Tensor, "groups largest"]:
+    """Return values one row a group, shorter groups filled up with nan.
+
+    >>> in_groups(torch.tensor([1.0, 0, 1]), [2, 1]).tolist()
+    [[1.0, 0.0], [1.0, nan]]
+    """
+    if isinstance(group_size, int):
+        return rows.view(-1, group_size)
+    return pad_sequence(list(rows.split(list(group_size))), batch_first=True, padding_value=torch.nan)
+
+
+def _to_rows(values: Tensor, group_size: int | Sequence[int]) -> Tensor:
+    """Return the value of each row's group."""
+    return values.repeat_interleave(group_size if isinstance(group_size, int) else torch.tensor(list(group_size)))
+
+
+def _scaled(
+    centred: Tensor, rewards: Tensor, group_size: int | Sequence[int], scale: Scale, lengths: Tensor | None
+) -> Tensor:
     if scale == "none":
         return centred
     if scale == "group_std":
-        return centred / (_nanstd(rewards.view(-1, group_size), dim=1).repeat_interleave(group_size) + TRL_EPSILON)
+        return centred / (_to_rows(_nanstd(in_groups(rewards, group_size), dim=1), group_size) + TRL_EPSILON)
     if scale == "group_std_population":
-        std = _nanstd(rewards.view(-1, group_size), dim=1, correction=0).repeat_interleave(group_size)
+        std = _to_rows(_nanstd(in_groups(rewards, group_size), dim=1, correction=0), group_size)
         return centred / (std + GFPO_EPSILON)
     if scale == "batch_std_rewards":
         return centred / (_nanstd(rewards, dim=0) + TRL_EPSILON)

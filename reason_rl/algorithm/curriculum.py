@@ -124,8 +124,18 @@ class Curriculum(Policy):
         """Return the weight of each training problem in the coming draw."""
         raise NotImplementedError
 
-    def draw(self, store: Store, problem_ids: Sequence[str], count: int, seed: int) -> list[int]:
-        """Return the numbers of the problems to roll out, the same on all ranks."""
+    @property
+    def sizes_differ(self) -> bool:
+        """Whether a problem may be drawn several times at once: its rollouts are then one larger group."""
+        return False
+
+    def draw(self, store: Store, problem_ids: Sequence[str], count: int, seed: int, parts: int = 1) -> list[int]:
+        """Return the numbers of the problems to roll out, the same on all ranks.
+
+        Args:
+            count: groups to fill.
+            parts: ranks, each of which gets as many groups; a problem that is drawn several times stays on one.
+        """
         return draw(self.weights(store, problem_ids), count, seed)
 
 
@@ -171,6 +181,42 @@ class Cures(Curriculum):
     temperature: float
     decay: float
     probe_rollouts: int
+    problems: int | None = None
+
+    @property
+    def sizes_differ(self) -> bool:
+        """Whether rollouts are shared out by noise."""
+        return self.problems is not None
+
+    def draw(self, store: Store, problem_ids: Sequence[str], count: int, seed: int, parts: int = 1) -> list[int]:
+        """Return the numbers of the problems to roll out, one for each of ``count`` groups.
+
+        With ``problems`` so many are drawn, and each gets groups in proportion to ``sigma = sqrt(p (1 - p))``, at least one:
+        its rollouts are one group of all of them. That is eq. 20 with gradients of equal norm (our choice: the norms of
+        eq. 21 would need a backward pass a rollout).
+
+        Raises:
+            RecipeError: when problems or groups cannot be shared out evenly to the parts, or are too few.
+
+        >>> policy = Cures(temperature=0.1, decay=1.0, probe_rollouts=4, problems=2)
+        >>> store = Store(states={"curriculum": {"a": [0.0, 98.0], "b": [49.0, 98.0]}})
+        >>> policy.draw(store, ["a", "b"], count=6, seed=0)
+        [1, 1, 1, 1, 1, 0]
+        """
+        if self.problems is None:
+            return super().draw(store, problem_ids, count, seed, parts)
+        if self.problems > count or self.problems % parts or count % parts:
+            raise RecipeError(
+                f"algorithm.curriculum.problems: {self.problems} problems cannot share {count} groups of num_generations "
+                f"rollouts on {parts} processes"
+            )
+        success = self.success(store, problem_ids)
+        drawn = draw(prompt_weights(success, self.temperature), self.problems, seed)
+        noise = np.sqrt(success * (1 - success))
+        result = []
+        for part in np.array(drawn).reshape(parts, -1):
+            result += np.repeat(part, allocate(noise[part], count // parts, 1)).tolist()
+        return result
 
     def probe(self, store: Store, problem_ids: Sequence[str]) -> Probe | None:
         """Ask for every problem before the first generation, unless a difficulty table has them already."""
@@ -225,5 +271,5 @@ def make_curriculum(spec: Any) -> Curriculum | None:
             raise RecipeError(f"algorithm.curriculum: low {spec.low} is above high {spec.high}")
         return PassRateBand(spec.low, spec.high, spec.outside_weight)
     if spec.use == "cures":
-        return Cures(spec.temperature, spec.decay, spec.probe_rollouts)
+        return Cures(spec.temperature, spec.decay, spec.probe_rollouts, spec.problems)
     raise ValueError(f"unknown curriculum {spec.use!r}")

@@ -22,11 +22,16 @@ LEAD_SHORTEST = 3
 def in_groups(batch: RolloutBatch) -> tuple[Groups, Bool[Tensor, "groups group_size"]]:
     """Return lengths and which rollouts are right and finished, one row a group.
 
+    Raises:
+        RecipeError: when groups differ in size.
+
     >>> from reason_rl.rollout.batch import example_batch
     >>> lengths, right = in_groups(example_batch([1, 1, 0], [5, 9, 7], cut=[False, True, False]))
     >>> lengths.tolist(), right.tolist()
     ([[5.0, 9.0, 7.0]], [[True, False, False]])
     """
+    if batch.group_sizes is not None:
+        raise RecipeError("algorithm.curriculum.problems: this reward compares rollouts of groups that are of one size")
     right = (batch.correct == 1) & ~batch.truncated
     return batch.length.float().view(-1, batch.group_size), right.view(-1, batch.group_size)
 

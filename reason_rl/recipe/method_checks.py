@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from reason_rl.recipe.method_specs import SummariesSpec
-from reason_rl.recipe.policies import FixedBudgetSpec
+from reason_rl.recipe.policies import CuresCurriculumSpec, FixedBudgetSpec
 from reason_rl.recipe.schema import AlgorithmSection, Recipe
 
 Complaint = tuple[tuple[str, ...], str]
@@ -26,7 +26,23 @@ def check_methods(recipe: Recipe, group_size: int) -> Iterator[Complaint]:
         yield from _summaries(recipe, algorithm, algorithm.summaries)
     if algorithm.reference is not None and recipe.difficulty is not None:
         yield ("algorithm", "reference"), "measures what difficulty.table holds already; name one of the two"
+    if isinstance(algorithm.curriculum, CuresCurriculumSpec) and algorithm.curriculum.problems is not None:
+        yield from _differing_groups(algorithm)
     yield from _variants(recipe, algorithm)
+
+
+def _differing_groups(algorithm: AlgorithmSection) -> Iterator[Complaint]:
+    """Yield what cannot be done where problems have different numbers of rollouts."""
+    rule = algorithm.advantage
+    if rule.baseline == "halves" or rule.select != "all" or rule.difficulty_weight:
+        yield ("algorithm", "advantage"), "with halves, select or difficulty_weight needs groups of one size"
+    if algorithm.filter.keep != "all":
+        yield ("algorithm", "filter", "keep"), f"{algorithm.filter.keep} needs groups of one size; use all"
+    if algorithm.openings or algorithm.summaries is not None:
+        yield (
+            ("algorithm", "curriculum", "problems"),
+            "is not for openings and summaries, which share out groups of one size",
+        )
 
 
 def _openings(recipe: Recipe, algorithm: AlgorithmSection, group_size: int) -> Iterator[Complaint]:

@@ -89,7 +89,8 @@ def _algorithm(section: AlgorithmSection) -> AlgorithmSection:
             update={"targets": section.targets.model_copy(update={"problems": 4, "rollouts": 2})}
         )
     if isinstance(section.curriculum, CuresCurriculumSpec):
-        few = {"probe_rollouts": min(section.curriculum.probe_rollouts, 1)}
+        few: dict[str, int | None] = {"probe_rollouts": min(section.curriculum.probe_rollouts, 1)}
+        few["problems"] = 1 if section.curriculum.problems else None
         section = section.model_copy(update={"curriculum": section.curriculum.model_copy(update=few)})
     rounds = min(section.filter.max_rounds, 2)
     return section.model_copy(update={"filter": section.filter.model_copy(update={"max_rounds": rounds})})

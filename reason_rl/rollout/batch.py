@@ -18,6 +18,7 @@ class RolloutBatch:
 
     Args:
         group_size: rows a problem (G).
+        group_sizes: rows of each group, where a curriculum gives problems different numbers; None = ``group_size`` each.
         problem_id: [B].
         prompt_ids, completion_ids: token ids a row, without padding.
         text: decoded completions [B].
@@ -53,11 +54,14 @@ class RolloutBatch:
     step: int = 0
     progress: float = 0.0
     policy_version: int = 0
+    group_sizes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.problem_id)
         if self.group_size < 1 or rows % self.group_size:
             raise ValueError(f"{rows} rows are not whole groups of {self.group_size}")
+        if self.group_sizes is not None and sum(self.group_sizes) != rows:
+            raise ValueError(f"groups of {self.group_sizes} rows are not {rows} rows")
         per_row = {name: getattr(self, name) for name in PER_ROW} | dict(self.columns) | dict(self.known)
         optional = {"sampling_logps": self.sampling_logps, "forced": self.forced}
         per_row |= {name: value for name, value in optional.items() if value is not None}
@@ -81,6 +85,8 @@ class RolloutBatch:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Rows of each group [groups]."""
+        if self.group_sizes is not None:
+            return self.group_sizes
         return (self.group_size,) * (len(self.problem_id) // self.group_size)
 
 

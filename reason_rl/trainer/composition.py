@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import ChainMap, Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -44,28 +45,40 @@ class AdvantageRule:
         return surprise(batch) if self.halves_by == "surprise" else batch.length.float()
 
     def __call__(
-        self, rewards: Tensor, measure: Tensor, correct: Tensor, group_size: int, rows_kept: Tensor | None = None
+        self,
+        rewards: Tensor,
+        measure: Tensor,
+        correct: Tensor,
+        group_size: int | Sequence[int],
+        rows_kept: Tensor | None = None,
     ) -> Tensor:
         """Return one advantage a row, [rows], from rewards, measures and verdicts [rows].
 
-        ``rows_kept``: rollouts selected of each group, [groups], instead of ``select_rows`` of each.
+        ``group_size``: rows a group, or those of each, which only the plain baselines know. ``rows_kept``: rollouts selected
+        of each group, [groups], instead of ``select_rows`` of each.
         """
+        if not isinstance(group_size, int):
+            return self._plain(rewards, measure, correct, group_size)
         count = rows_kept if rows_kept is not None else self.select_rows or group_size
         rewards = torch.where(selected(rewards, measure, group_size, self.select, count), rewards, torch.nan)
         if self.baseline == "halves":
             on: Literal["high", "low"] = "high" if self.halves_by == "length" else "low"
             result = halves(rewards, measure, group_size, self.long_half_weight, self._mu(rewards), on)
         else:
-            result = advantages(
-                rewards,
-                group_size,
-                baseline=self.baseline,
-                scale=self.scale,
-                lengths=measure,
-                correct=correct,
-                correct_bonus=self.correct_bonus,
-            )
+            result = self._plain(rewards, measure, correct, group_size)
         return difficulty_weight(result, correct, group_size) if self.difficulty_weight else result
+
+    def _plain(self, rewards: Tensor, measure: Tensor, correct: Tensor, group_size: int | Sequence[int]) -> Tensor:
+        assert self.baseline != "halves"
+        return advantages(
+            rewards,
+            group_size,
+            baseline=self.baseline,
+            scale=self.scale,
+            lengths=measure,
+            correct=correct,
+            correct_bonus=self.correct_bonus,
+        )
 
     def _mu(self, rewards: Tensor) -> float:
         """Return the weight of the comparison between halves, for the rewards of this batch."""
@@ -117,12 +130,20 @@ class Composition:
         told = [policy.known(store, problem_ids) for policy in self.policies]
         return dict(ChainMap(*told, facts(store, problem_ids)))
 
-    def draw(self, store: Store, problem_ids: Sequence[str], count: int, round_index: int) -> list[int] | None:
+    def draw(
+        self, store: Store, problem_ids: Sequence[str], count: int, round_index: int, parts: int = 1
+    ) -> list[int] | None:
         """Return the numbers of the problems that the curriculum draws for a round of all ranks; None without one."""
         if self.curriculum is None:
             return None
         seed = sampling_seed(self.seed, "curriculum", store.generation, round_index)
-        return self.curriculum.draw(store, problem_ids, count, seed)
+        return self.curriculum.draw(store, problem_ids, count, seed, parts)
+
+    def group_sizes(self, problem_ids: Sequence[str]) -> tuple[int, ...] | None:
+        """Return the rows of each group where the curriculum makes them differ: rows of a problem are one group."""
+        if not problem_ids or self.curriculum is None or not self.curriculum.sizes_differ:
+            return None
+        return tuple(len(list(rows)) for _, rows in groupby(problem_ids))
 
     def kept(self, batch: RolloutBatch, rewards: Tensor) -> Tensor:
         """Return which groups of a round are trained on (bool [groups])."""
@@ -137,8 +158,14 @@ class Composition:
         kept: Tensor,
         group_size: int,
         store: Store | None = None,
+        group_sizes: Sequence[int] | None = None,
     ) -> Tensor:
-        """Return advantages [rows] over the kept groups of the whole batch; rows of other groups get 0."""
+        """Return advantages [rows] over the kept groups of the whole batch; rows of other groups get 0.
+
+        ``group_sizes``: rows of each group where they differ, instead of ``group_size`` each; all are kept then.
+        """
+        if group_sizes is not None:
+            return self.advantage(rewards, measure, correct, group_sizes)
         rows = kept.repeat_interleave(group_size)
         result = torch.zeros_like(rewards)
         if not rows.any():
@@ -164,11 +191,16 @@ class Composition:
             figures[f"tokens_{name}"] = torch.where(torch.tensor(rows), batch.length.float(), torch.nan)
         return figures
 
-    def row_plan(self, budgets: Sequence[int], seeds: Sequence[int], group_size: int) -> RowPlan:
-        """Return what a round of rollouts wants of each row, from the budgets (completion tokens) and seeds of the rows."""
+    def row_plan(
+        self, budgets: Sequence[int], seeds: Sequence[int], group_size: int, problem_ids: Sequence[str] = ()
+    ) -> RowPlan:
+        """Return what a round of rollouts wants of each row, from the budgets (completion tokens) and seeds of the rows.
+
+        ``problem_ids`` of the rows tell groups apart where their sizes differ.
+        """
         stop_ids = () if self.summaries is None else (self.summaries.end_think_id,)
         if not self.openings:
-            return RowPlan(tuple(budgets), tuple(seeds), stop_ids=stop_ids)
+            return RowPlan(tuple(budgets), tuple(seeds), stop_ids=stop_ids, group_sizes=self.group_sizes(problem_ids))
         openings = assign(self.openings, len(budgets), group_size)
         capped = tuple(opening.cap(budget) for opening, budget in zip(openings, budgets, strict=True))
         return RowPlan(capped, tuple(seeds), tuple(openings), stop_ids=stop_ids)

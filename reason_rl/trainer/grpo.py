@@ -122,7 +122,7 @@ class ReasonGRPOTrainer(GRPOTrainer):
         batch = self.grader.grade(
             self._rows, seam.prompt_ids, seam.samples, plan.budgets, moment, size, closed=plan.closed
         )
-        batch = replace(batch, known=self.composition.known(self.store, batch.problem_id))
+        batch = replace(batch, known=self.composition.known(self.store, batch.problem_id), group_sizes=plan.group_sizes)
         rewards = self.composition.reward(batch).to(torch.float32)
         self._graded = (batch, rewards)
         return [None if math.isnan(value) else value for value in rewards.tolist()]
@@ -169,6 +169,8 @@ class ReasonGRPOTrainer(GRPOTrainer):
         term = extra.term(self.state.global_step)
         self._metrics["train"][f"reason/{extra.name}"].append(self.accelerator.gather(term.detach()).mean().item())
         self._metrics["train"][f"reason/{extra.name}_weight"].append(factor)
+        for name, value in extra.figures(self.store).items():
+            self._metrics["train"][f"reason/{name}"].append(value)
         return loss + factor / self.current_gradient_accumulation_steps * term
 
     def _policy_loss(self, model: Any, inputs: Output, return_outputs: bool, num_items_in_batch: Any) -> Tensor:
@@ -230,7 +232,8 @@ class ReasonGRPOTrainer(GRPOTrainer):
 
     def _drawn(self, groups: int, index: int) -> list[dict[str, Any]] | None:
         """Return this rank's rows of what the curriculum draws for a round; None without a curriculum."""
-        drawn = self.composition.draw(self.store, self.problem_ids, groups * self.accelerator.num_processes, index)
+        world = self.accelerator.num_processes
+        drawn = self.composition.draw(self.store, self.problem_ids, groups * world, index, world)
         start = self.accelerator.process_index * groups
         return None if drawn is None else self._repeated(drawn[start : start + groups])
 
@@ -266,9 +269,8 @@ class ReasonGRPOTrainer(GRPOTrainer):
         """Return budgets, seeds and openings of a round's rows."""
         ids = [row["problem_id"] for row in rows]
         budgets = self.composition.budget.assign(ids, _columns(rows), self.store, step, self._progress())
-        return self.composition.row_plan(
-            budgets.tolist(), self.composition.seeds(ids, step, index), self.num_generations
-        )
+        seeds = self.composition.seeds(ids, step, index)
+        return self.composition.row_plan(budgets.tolist(), seeds, self.num_generations, ids)
 
     def _sample_ahead(self, lag: Lag, rows: list[dict[str, Any]] | None, wanted: int) -> None:
         """Begin the rollouts of the next batch; the first time its rows come from the refill stream, then they follow on."""
@@ -300,7 +302,8 @@ class ReasonGRPOTrainer(GRPOTrainer):
             )
         places = {name: place for place, name in enumerate(self.problem_ids)}
         rows = [self.train_dataset[places[name]] for name in mine["problem_ids"]]
-        plan = self.composition.row_plan(mine["budgets"], tuple(mine["seeds"]), self.num_generations)
+        seeds, ids = tuple(mine["seeds"]), mine["problem_ids"]
+        plan = self.composition.row_plan(mine["budgets"], seeds, self.num_generations, ids)
         self.lag.restore(mine, rows, plan)
 
     def _round(self, rows: list[dict[str, Any]], index: int, ahead: Ahead | None = None) -> Round:
@@ -368,7 +371,8 @@ class ReasonGRPOTrainer(GRPOTrainer):
         excluded = ~kept[groups].repeat_interleave(group_size)
         if self.composition.overlong == "mask":
             excluded |= torch.cat([r.batch.truncated for r in rounds])[rows]
-        output["advantages"] = self._advantages(columns, kept[groups]).to(output["advantages"].device)
+        values = self._advantages(columns, kept[groups], rounds[0].batch.group_sizes)
+        output["advantages"] = values.to(output["advantages"].device)
         if self._largest(int(excluded.any())):
             output = exclude_from_loss(output, excluded.to(self.accelerator.device))
         if rounds[0].summaries is not None:
@@ -388,13 +392,16 @@ class ReasonGRPOTrainer(GRPOTrainer):
         further = {**traces.summaries.output, "advantages": traces.credit.summaries.to(device)}
         return append(output, further, self._tokenizer.pad_token_id)
 
-    def _advantages(self, columns: list[Tensor], kept: Tensor) -> Tensor:
+    def _advantages(self, columns: list[Tensor], kept: Tensor, own_sizes: tuple[int, ...] | None) -> Tensor:
         """Compute advantages over the batch of all ranks and return this rank's rows."""
         device = self.accelerator.device
         local = torch.stack([*columns, kept.repeat_interleave(self.num_generations).float()], dim=1).to(device)
         rewards, measures, correct, keep = self.accelerator.gather(local).cpu().unbind(dim=1)
         groups = keep.view(-1, self.num_generations)[:, 0].bool()
-        result = self.composition.advantages(rewards, measures, correct, groups, self.num_generations, self.store)
+        sizes = None if own_sizes is None else [size for part in gather_object([own_sizes]) for size in part]
+        result = self.composition.advantages(
+            rewards, measures, correct, groups, self.num_generations, self.store, sizes
+        )
         start = self.accelerator.process_index * len(local)
         return result[start : start + len(local)]
 

@@ -23,6 +23,7 @@ class RowPlan:
         prompt_ids: what each row goes on from, instead of the tokens of its prompt; None = those of the prompts.
         stop_ids: tokens that end a completion like its end token.
         group_size: rows that belong together when they are graded; None = the trainer's.
+        group_sizes: rows of each group, where they differ.
         closed: the prompts close the thinking, so that completions are answers.
     """
 
@@ -33,6 +34,7 @@ class RowPlan:
     stop_ids: tuple[int, ...] = ()
     group_size: int | None = None
     closed: bool = False
+    group_sizes: tuple[int, ...] | None = None
 
     def opening(self, row: int) -> Opening | None:
         """Return what a row begins with."""

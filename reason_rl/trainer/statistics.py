@@ -21,7 +21,7 @@ def round_statistics(
     """
     rows = len(rewards)
     scored = ~batch.correct.isnan()
-    spread = batch.correct.nan_to_num().view(batch.groups, batch.group_size)
+    spread = [(float(group.min()), float(group.max())) for group in batch.correct.nan_to_num().split(batch.sizes)]
     sums = {
         "reward": float(rewards.nansum()),
         "accuracy": float(batch.correct[scored].sum()),
@@ -29,8 +29,8 @@ def round_statistics(
         "think_tokens": float(batch.think_length.sum()),
         "share_cut": float(batch.truncated.float().sum()),
         "budget_tokens": float(batch.budget.sum()),
-        "groups_all_right": float((spread.min(dim=1).values == 1).sum()),
-        "groups_all_wrong": float((spread.max(dim=1).values == 0).sum()),
+        "groups_all_right": float(sum(low == 1 for low, _ in spread)),
+        "groups_all_wrong": float(sum(high == 0 for _, high in spread)),
     }
     counts = dict.fromkeys(sums, rows)
     counts["accuracy"] = int(scored.sum())

@@ -7,13 +7,22 @@ import pytest
 
 from reason_rl.content import shipped_recipes
 from reason_rl.recipe.catalogue import catalogue
+from reason_rl.recipe.load import load_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = {page.stem: page.read_text() for page in sorted((ROOT / "docs" / "methods").glob("*.md"))}
 ENTRIES = {entry.name: entry for entry in catalogue()}
-METHODS = [name for name, entry in ENTRIES.items() if name.startswith("tiny/") and entry.method]
 FOLDERS = ("tiny", "r1_distill_1.5b")
-FILES = [ROOT / "recipes" / f"{name}.yaml" for name in shipped_recipes() if name.split("/")[0] in FOLDERS]
+
+
+def trains(name):
+    """Return whether this is a recipe of reinforcement learning, or a part of such recipes."""
+    return name.endswith("base") or load_recipe(shipped_recipes()[name]).recipe.task == "train"
+
+
+CATALOGUE = [name for name in shipped_recipes() if name.split("/")[0] in FOLDERS and trains(name)]
+METHODS = [name for name in CATALOGUE if name.startswith("tiny/") and name in ENTRIES and ENTRIES[name].method]
+FILES = [ROOT / "recipes" / f"{name}.yaml" for name in CATALOGUE]
 SECTIONS = ("algorithm", "trainer")
 # The shape of a run, which plan prints and other tests compare with the papers'.
 SHAPE = {
@@ -50,7 +59,16 @@ def unsourced(text):
 
 
 def test_a_number_without_a_source_is_found():
-    lines = ["algorithm: # ours", "  a: 1", "trainer:", "  # paper", "  b: 2", "  c: 3", "  d: 4 # paper", "  max_steps: 9"]
+    lines = [
+        "algorithm: # ours",
+        "  a: 1",
+        "trainer:",
+        "  # paper",
+        "  b: 2",
+        "  c: 3",
+        "  d: 4 # paper",
+        "  max_steps: 9",
+    ]
     assert unsourced("\n".join(lines)) == ["c: 3"]
 
 

@@ -13,13 +13,14 @@ from reason_rl.algorithm.budget import CycleBudget, FixedBudget, HistoryBudget, 
 from reason_rl.algorithm.curriculum import Cures, PassRateBand
 from reason_rl.algorithm.history_reward import against_reference, own_history
 from reason_rl.algorithm.price import GuardedPrices, priced
+from reason_rl.algorithm.quartiles import QuartileCounts
 from reason_rl.algorithm.reward import correctness, product, total
 from reason_rl.algorithm.store import Reference, start_store, to_json
 from reason_rl.algorithm.targets import MonitoredTargets, long_wrong_bonus, short_right_bonus
 from reason_rl.algorithm.tiers import within_tier
 from reason_rl.rollout.backend import Sample, sampling_seed
 from reason_rl.trainer.callbacks import MilestoneCallback, RunCallback, restore_algorithm_state
-from reason_rl.trainer.composition import FilterRule
+from reason_rl.trainer.composition import AdvantageRule, FilterRule
 from reason_rl.world.tokenizer import END_THINK
 
 PROBLEMS = tuple(f"p{i}" for i in range(24))
@@ -45,6 +46,11 @@ POLICIES = {
     "reference": {"reward": against_reference(2.0)},
     "band": {"curriculum": PassRateBand(0.3, 0.7, 0.05)},
     "cures": {"curriculum": Cures(0.1, 0.9, 2), "filter": FilterRule("non_zero_std", refill=True, max_rounds=2)},
+    "counts": {"curriculum": Cures(0.1, 0.9, 2, problems=3)},
+    "selection": {
+        "advantage": AdvantageRule(select="shortest", scale="group_std_population"),
+        "selection": QuartileCounts((4, 3, 2, 2), warm_groups=4),
+    },
 }
 
 
@@ -148,6 +154,28 @@ def test_a_curriculum_decides_what_is_rolled_out(learner):
     assert all(history.visits == 4 for history in trainer.store.histories.values())
 
 
+def test_rollouts_of_a_problem_are_one_group_whatever_their_number(learner):
+    trainer = learner({"budget": FixedBudget(16), "curriculum": Cures(0.1, 1.0, 0, problems=3)})
+    seen = []
+    rule = trainer.composition.advantages
+
+    def spy(rewards, *others):
+        seen.append((rewards, others[-1], rule(rewards, *others)))
+        return seen[-1][2]
+
+    object.__setattr__(trainer.composition, "advantages", spy)
+    trainer.train()
+    assert len(seen) == 4
+    for rewards, sizes, values in seen:
+        assert len(sizes) == 3
+        assert len(set(sizes)) > 1
+        assert sum(sizes) == len(rewards) == 16
+        for group, value in zip(rewards.split(sizes), values.split(sizes), strict=True):
+            torch.testing.assert_close(value, (group - group.mean()) / (group.std() + 1e-4))
+    assert sum(history.visits for history in trainer.store.histories.values()) == 4 * 3
+    assert sum(history.rollouts for history in trainer.store.histories.values()) == 4 * 16
+
+
 SMALL = (
     "trainer.per_device_train_batch_size=8",
     "trainer.steps_per_generation=2",
@@ -170,7 +198,21 @@ TOGETHER = {
         "algorithm.budget={use: cycle, low_tokens: 64, high_tokens: 96, period: 4}",
         "algorithm.curriculum={use: band, low: 0.1, high: 0.9}",
     ),
-    "priced": ("tiny/tldr", "algorithm.budget.tokens=32", "algorithm.advantage.scale=none"),
+    "priced": (
+        "tiny/tldr",
+        "algorithm.budget={use: stairs, tokens: [32, 24], every: 2}",
+        "algorithm.advantage.scale=none",
+    ),
+    "selected": (
+        "tiny/gfpo_adaptive",
+        "algorithm.budget={use: pass_rate, thresholds: [0.5], tokens: [48, 32]}",
+    ),
+    "counted": (
+        "tiny/cures",
+        "trainer.num_generations=2",
+        "algorithm.curriculum.problems=4",
+        "algorithm.budget.tokens=48",
+    ),
     "summarised": ("tiny/anytime_brpo", "algorithm.budget.tokens=24", "algorithm.summaries.budgets=[12, 24]"),
     "opened": (
         "tiny/adaptthink",

@@ -50,6 +50,25 @@ def test_stock_scales_are_trl_bit_for_bit(scale, drawn):
     assert torch.equal(ours, stock_advantages(rewards, group_size, STOCK[scale]))
 
 
+@pytest.mark.parametrize("scale", SCALES)
+@given(drawn=rollouts(graded))
+def test_equal_sizes_named_one_by_one_are_one_size(scale, drawn):
+    rewards, lengths, group_size = drawn
+    options = {"baseline": "group_mean", "scale": scale, "lengths": lengths}
+    sizes = [group_size] * (len(rewards) // group_size)
+    assert torch.equal(advantages(rewards, sizes, **options), advantages(rewards, group_size, **options))
+
+
+@pytest.mark.parametrize("scale", ["none", "group_std", "group_std_population"])
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5), data=st.data())
+def test_groups_of_different_sizes_are_what_each_is_alone(scale, sizes, data):
+    rewards = torch.tensor(data.draw(st.lists(graded, min_size=sum(sizes), max_size=sum(sizes))))
+    for baseline in ("group_mean", "boundary", "none"):
+        options = {"baseline": baseline, "scale": scale}
+        alone = [advantages(part, len(part), **options) for part in rewards.split(sizes)]
+        torch.testing.assert_close(advantages(rewards, sizes, **options), torch.cat(alone))
+
+
 @pytest.mark.parametrize("scale", ["group_std", "batch_seq", "batch_token"])
 @given(drawn=rollouts())
 def test_scaled_advantages_ignore_unit_and_origin_of_the_reward(scale, drawn):

@@ -18,7 +18,7 @@ from reason_rl.algorithm.curriculum import (
     posterior_mean,
     prompt_weights,
 )
-from reason_rl.algorithm.store import Observed, Reference, after_generation, after_probe, start_store
+from reason_rl.algorithm.store import Observed, Reference, Store, after_generation, after_probe, start_store
 from reason_rl.errors import RecipeError
 
 SUCCESS = posterior_mean(np.arange(5.0), np.full(5, 4.0))
@@ -143,7 +143,38 @@ def test_curricula_are_made_from_their_sections():
     assert make_curriculum(None) is None
     band = SimpleNamespace(use="band", low=0.1, high=0.9, outside_weight=0.05)
     assert make_curriculum(band) == PassRateBand(0.1, 0.9, 0.05)
-    cures = SimpleNamespace(use="cures", temperature=0.1, decay=0.9, probe_rollouts=4)
-    assert make_curriculum(cures) == Cures(0.1, 0.9, 4)
+    cures = SimpleNamespace(use="cures", temperature=0.1, decay=0.9, probe_rollouts=4, problems=8)
+    assert make_curriculum(cures) == Cures(0.1, 0.9, 4, 8)
     with pytest.raises(RecipeError, match=r"low 0\.9 is above high 0\.1"):
         make_curriculum(SimpleNamespace(use="band", low=0.9, high=0.1, outside_weight=0.05))
+
+
+def counted(**right):
+    """Return a store in which the posterior means are as asked for, in hundredths."""
+    return Store(states={"curriculum": {name: [float(value - 1), 98.0] for name, value in right.items()}})
+
+
+def test_cures_shares_out_rollouts_by_noise():
+    # sqrt(p (1 - p)) is 0.5 and 0.1: eight groups of which each gets one at least.
+    store = counted(a=50, b=1)
+    policy = Cures(100.0, 1.0, 4, problems=2)
+    drawn = policy.draw(store, ["a", "b"], 8, 3)
+    assert sorted(drawn) == [0] * 7 + [1]
+    assert drawn in (sorted(drawn), sorted(drawn, reverse=True))
+    assert sorted(Cures(100.0, 1.0, 4).draw(store, ["a", "b"], 2, 3)) == [0, 1]
+
+
+def test_each_process_has_whole_problems_and_as_many_groups():
+    store = counted(a=50, b=1, c=50, d=1, e=90, f=20)
+    drawn = Cures(1.0, 1.0, 4, problems=4).draw(store, list("abcdef"), 16, 7, 2)
+    halves = set(drawn[:8]), set(drawn[8:])
+    assert len(drawn) == 16
+    assert len(set(drawn)) == 4
+    assert not halves[0] & halves[1]
+
+
+@pytest.mark.parametrize(("problems", "groups", "parts"), [(9, 8, 1), (3, 8, 2), (4, 9, 3)])
+def test_groups_that_cannot_be_shared_out_are_refused(problems, groups, parts):
+    store = counted(**dict.fromkeys("abcdefghi", 50))
+    with pytest.raises(RecipeError, match=f"curriculum.problems: {problems} problems cannot share {groups} groups"):
+        Cures(1.0, 1.0, 4, problems=problems).draw(store, list("abcdefghi"), groups, 0, parts)
