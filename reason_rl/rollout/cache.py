@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -36,6 +37,19 @@ class ChunkedLayer(DynamicLayer):
         self._move(kept, like=kept[0], room=kept[0].shape[2] + 1)
         self._show(kept[0].shape[2])
 
+    def join(self, other: ChunkedLayer) -> None:
+        """Add another layer's rows below these, the newest positions side by side; what the shorter lacks is zero."""
+        end = max(self.get_seq_length(), other.get_seq_length())
+        both = []
+        for mine, theirs in zip((self.keys, self.values), (other.keys, other.values), strict=True):
+            assert mine is not None
+            assert theirs is not None
+            # Masked, but 0 times what happens to stand in fresh memory need not be 0.
+            padded = [torch.nn.functional.pad(part, (0, 0, end - part.shape[2], 0)) for part in (mine, theirs)]
+            both.append(torch.cat(padded))
+        self._move(both, like=both[0], room=end + 1)
+        self._show(end)
+
     def _move(self, old: list[Tensor], like: Tensor, room: int) -> None:
         rows, heads, _, size = like.shape
         tokens = -(-room // CHUNK_TOKENS) * CHUNK_TOKENS
@@ -59,3 +73,11 @@ def keep_rows(cache: Cache, rows: Tensor, first: int) -> None:
     for layer in cache.layers:
         assert isinstance(layer, ChunkedLayer)
         layer.keep_rows(rows, first)
+
+
+def join_rows(cache: Cache, other: Cache) -> None:
+    """Add the rows of another cache of the same model below those of ``cache``, aligned at their newest positions."""
+    for layer, more in zip(cache.layers, other.layers, strict=True):
+        assert isinstance(layer, ChunkedLayer)
+        assert isinstance(more, ChunkedLayer)
+        layer.join(more)

@@ -7,7 +7,8 @@ import torch
 
 from reason_rl.errors import RecipeError
 from reason_rl.rollout.backend import SamplingOptions, SamplingRequest
-from reason_rl.rollout.hf import HFBackend
+from reason_rl.rollout.hf import HFBackend, sampling_mode
+from reason_rl.stopping.batch import Batch, Order
 from reason_rl.stopping.generate import StoppingBackend
 from reason_rl.stopping.processor import TemperatureStopProcessor
 from reason_rl.stopping.rule import GO, Ask, Elicitor, Insert, StopPolicy
@@ -69,6 +70,62 @@ def test_rows_do_not_depend_on_their_neighbours(backend):
     alone = backend.under(StopPolicy(rule=AskEverywhere(exit_at=5)))
     for request, stopped in zip(requests(), together, strict=True):
         assert alone.decode([request], GREEDY)[0].sample.token_ids == stopped.sample.token_ids
+
+
+def orders():
+    """Return six rows that differ in prompt, budget, seed, sampling and policy."""
+    sampling = [
+        SamplingOptions(),
+        GREEDY,
+        SamplingOptions(0.7, 0.9),
+        SamplingOptions(),
+        GREEDY,
+        SamplingOptions(top_k=5),
+    ]
+    policies = [
+        StopPolicy(),
+        StopPolicy(rule=AskEverywhere(exit_at=5)),
+        StopPolicy(edit=TemperatureStop(3.0, TOKENS, StopOptions(topk_gate=None))),
+        StopPolicy(rule=BudgetForcing(END, ELICITOR, 12)),
+        StopPolicy(edit=TemperatureStop(8.0, TOKENS, StopOptions(topk_gate=None))),
+        StopPolicy(edit=TemperatureStop(3.0, TOKENS, StopOptions(topk_gate=None))),
+    ]
+    budgets = (60, 40, 50, 30, 44, 70)
+    return [Order(i, SamplingRequest(PROMPTS[i % 3], budgets[i], seed=i), sampling[i], policies[i]) for i in range(6)]
+
+
+def test_rows_that_join_and_leave_at_any_time_write_what_they_write_alone(backend):
+    wanted = [backend.under(o.policy).decode([o.request], o.options)[0] for o in orders()]
+    joining = {0: orders()[:2], 7: orders()[2:3], 9: orders()[3:], 200: orders()[:1]}
+    done = {}
+    with sampling_mode(backend.model), tapped(backend.model, ()) as tap:
+        batch = None
+        for step in range(400):
+            if step in joining:
+                more = Batch.open(backend.model, TOKENS, 0, tap, joining[step])
+                done |= {row.order.number: row.stopped() for row in more.step()}
+                if batch is None:
+                    batch = more
+                else:
+                    batch.join(more)
+            if step == 12:
+                batch.drop([2])
+                assert 2 not in {row.order.number for row in batch.lanes}
+            if batch.lanes:
+                done |= {row.order.number: row.stopped() for row in batch.step()}
+    assert not batch.lanes
+    assert sorted(done) == [0, 1, 3, 4, 5]
+    for number, stopped in done.items():
+        assert stopped.sample.token_ids == wanted[number].sample.token_ids
+        assert stopped.sample.logps == pytest.approx(wanted[number].sample.logps, abs=1e-4)
+        assert (stopped.exit_at, stopped.forced) == (wanted[number].exit_at, wanted[number].forced)
+
+
+def test_a_batch_refuses_a_rule_that_reads_layers_that_are_not_tapped(backend):
+    rule = AskEverywhere(layers=(1,))
+    order = Order(0, requests(1)[0], GREEDY, StopPolicy(rule=rule))
+    with tapped(backend.model, (2,)) as tap, pytest.raises(ValueError, match=r"\(1,\), \(2,\) are tapped"):
+        Batch.open(backend.model, TOKENS, 0, tap, [order])
 
 
 def test_side_decodes_leave_the_main_text_alone_and_are_counted(backend):
