@@ -188,3 +188,23 @@ def temperature(store: Store) -> float:
     """
     state = store.states.get(Guardian.name)
     return 1.0 if state is None else float(state["knobs"]["tau"])
+
+
+def last_decision(store: Store) -> dict[str, float]:
+    """Return temperature, smoothed gain, and whether the last decision acted (1) or relaxed (0); nothing without Guardian.
+
+    >>> last_decision(Store())
+    {}
+    """
+    state = store.states.get(Guardian.name)
+    return {} if state is None else decision(state)
+
+
+def decision(state: State) -> dict[str, float]:
+    """Return the same of a state of its own."""
+    smoothed = state["smoothed"]
+    return {
+        "guardian_tau": float(state["knobs"]["tau"]),
+        "guardian_gain": smoothed[-1] - smoothed[0] if smoothed else 0.0,
+        "guardian_acted": float(state["acted"] is not None),
+    }

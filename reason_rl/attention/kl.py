@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from reason_rl.attention.decoder import absolute_positions, attentions_of, decoder_of, refuse_reentrant, window_of
-from reason_rl.attention.prior import Square
+from reason_rl.attention.source import PriorSource, chosen_layers, head_weights
 from reason_rl.errors import RecipeError, RunError
 
 if TYPE_CHECKING:
@@ -43,18 +43,37 @@ class Seen:
 def kl_to_prior(
     logits: Float[Tensor, "rows heads queries tokens"], log_prior: Float[Tensor, "rows queries tokens"]
 ) -> Float[Tensor, "rows heads queries"]:
-    """Return ``KL(softmax(logits) || pi)`` of each query; -inf marks what may not be attended to, in both alike.
+    """Return ``KL(softmax(logits) || pi)`` of each query over the places where ``log pi`` is not -inf; logits are finite.
+
+    The gradient is written out, ``a (log a - log pi - KL)``, which keeps two squares of the attention instead of seven.
 
     >>> logits = torch.tensor([0.25, 0.75]).log()[None, None, None]
     >>> round(kl_to_prior(logits, torch.tensor([[[0.5, 0.5]]]).log()).item(), 4)
     0.1308
     """
-    log_attention = logits.log_softmax(dim=-1)
-    attention = log_attention.exp()
-    # 0 log 0 is 0, and its gradient must not be nan.
-    hidden = torch.isinf(logits)
-    difference = log_attention.masked_fill(hidden, 0.0) - log_prior[:, None].masked_fill(hidden, 0.0)
-    return (attention * difference).sum(dim=-1)
+    divergence: Tensor = _Divergence.apply(logits, log_prior)
+    return divergence
+
+
+class _Divergence(torch.autograd.Function):
+    """The divergence and its gradient with respect to the logits."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, log_prior: Tensor) -> Tensor:
+        hidden = torch.isinf(log_prior)
+        attention = logits + torch.zeros_like(log_prior).masked_fill(hidden, -torch.inf)[:, None]
+        total = attention.logsumexp(dim=-1, keepdim=True)
+        attention = attention.sub_(total).exp_()
+        # Where nothing may be attended to, attention is 0 and the difference only has to be finite.
+        difference = (logits - total).sub_(log_prior.masked_fill(hidden, 0.0)[:, None])
+        divergence = torch.einsum("rhqk,rhqk->rhq", attention, difference)
+        ctx.save_for_backward(attention, difference, divergence)
+        return divergence
+
+    @staticmethod
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor, None]:
+        attention, difference, divergence = ctx.saved_tensors
+        return (difference - divergence[..., None]).mul_(attention).mul_(given[..., None]), None
 
 
 @dataclass
@@ -66,35 +85,40 @@ class AttentionKL:
 
     Args:
         model: Llama- or Qwen-type, plain or with a peft adapter.
-        log_prior: [places, places].
+        source: of the layers' priors.
+        reference_tokens: places that they are made for; a longer sequence is an error.
         layers: which ones; negative numbers count from the last.
         queries: sampled a forward pass.
         seed: of the sampling.
+        heads: how much each counts, in [0, 1]; None = all alike.
 
     Raises:
-        RecipeError: for another architecture, layers that there are not, or attention over a window; in a forward pass, for
-            reentrant gradient checkpointing.
+        RecipeError: for another architecture, layers or heads that there are not, or attention over a window; in a forward
+            pass, for reentrant gradient checkpointing.
 
     Source: RPA (arXiv 2603.09253) has no such mode; ours, for vLLM could not apply a bias.
     """
 
     model: PreTrainedModel
-    log_prior: Square
+    source: PriorSource
+    reference_tokens: int
     layers: tuple[int, ...]
     queries: int = 128
     seed: int = 0
+    heads: tuple[float, ...] | None = None
     seen: list[Seen] = field(default_factory=list)
+    _tables: dict[int, Tensor] = field(default_factory=dict)
     _on: bool = False
     _position: Any = None
 
     def __post_init__(self) -> None:
-        modules = attentions_of(self.model)
-        if any(not -len(modules) <= layer < len(modules) for layer in self.layers):
-            raise RecipeError(f"attention.prior.layers: {list(self.layers)}; the model has {len(modules)} layers")
-        self.modules = [modules[layer] for layer in self.layers]
+        modules, base = attentions_of(self.model), decoder_of(self.model)
+        self.chosen = chosen_layers(self.layers, len(modules))
+        head_weights(self.heads, base.config.num_attention_heads)
+        self.modules = [modules[layer] for layer in self.chosen]
         if any(window_of(module) is not None for module in self.modules):
             raise RecipeError("attention.prior: attention over a sliding window is not known")
-        decoder_of(self.model).register_forward_pre_hook(self._before_decoder, with_kwargs=True)
+        base.register_forward_pre_hook(self._before_decoder, with_kwargs=True)
         for place, module in enumerate(self.modules):
             module.register_forward_pre_hook(self._looking(place), with_kwargs=True)
 
@@ -117,7 +141,7 @@ class AttentionKL:
             raise RunError("attention.prior: no forward pass was seen; are the weights sharded?")
         totals, counts = zip(*(self._divergence(seen, step) for seen in self.seen), strict=True)
         self.seen = []
-        return torch.stack(totals).sum() / torch.stack(counts).sum().clamp(min=1)
+        return torch.stack(totals).sum() / torch.stack(counts).sum().clamp(min=1e-6)
 
     def _before_decoder(self, module: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
         if not self._on:
@@ -141,26 +165,60 @@ class AttentionKL:
 
         return before
 
+    def attention(self, strength: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield, a collected module, attention [rows, heads, queries, tokens] and which queries are real; and forget it all.
+
+        Args:
+            strength: of the prior as a bias in the forward pass, the same in all heads.
+        """
+        seen, self.seen = self.seen, []
+        for one in seen:
+            logits, prior, real = self._logits(one, 0)
+            hidden = torch.isinf(prior)
+            bias = (strength * prior.masked_fill(hidden, 0.0)).masked_fill(hidden, -torch.inf)
+            yield (logits + bias[:, None]).softmax(dim=-1), real
+
+    def saturation(self, strength: float = 0.0, limit: float = 0.95) -> float:
+        """Return the share of sampled queries and heads with an attention above ``limit`` (see :meth:`attention`)."""
+        above = total = 0.0
+        for attention, real in self.attention(strength):
+            above += float(((attention.amax(dim=-1) > limit) & real[:, None]).sum())
+            total += float(real.sum()) * attention.shape[1]
+        return above / max(total, 1.0)
+
     def _divergence(self, seen: Seen, step: int) -> tuple[Tensor, Tensor]:
         """Return the sum of divergences over real queries and heads, and how many there are."""
+        logits, prior, real = self._logits(seen, step)
+        divergence = kl_to_prior(logits, prior)
+        weights = divergence.new_tensor(self.heads) if self.heads is not None else divergence.new_ones(len(logits[0]))
+        return (divergence * weights[:, None] * real[:, None]).sum(), real.sum() * weights.sum()
+
+    def _logits(self, seen: Seen, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return attention logits of the sampled queries, their log-prior (-inf: may not look), and which are real."""
         tokens = seen.hidden.shape[1]
         longest = int(seen.position.max()) + 1
-        if longest > len(self.log_prior):
+        if longest > self.reference_tokens:
             raise RunError(
-                f"attention.prior: a sequence has {longest} tokens, the prior {len(self.log_prior)}; raise reference_tokens"
+                f"attention.prior: a sequence has {longest} tokens, the prior {self.reference_tokens}; raise "
+                "reference_tokens"
             )
         draw = torch.Generator().manual_seed(_seed(self.seed, step))
         chosen = torch.randperm(tokens, generator=draw)[: self.queries].sort().values.to(seen.hidden.device)
         logits = attention_logits(self.modules[seen.layer], seen, chosen)
-        table = self.log_prior.to(logits.device)
+        table = self._table(seen.layer, logits.device)
         allowed = seen.real[:, None, :] & (torch.arange(tokens, device=chosen.device) <= chosen[:, None])[None]
         prior = table[seen.position[:, chosen, None], seen.position[:, None, :]].masked_fill(~allowed, -torch.inf)
         real = seen.real[:, chosen]
         # A query that is padding may see nothing; it looks at itself instead and does not count.
         itself = torch.nn.functional.one_hot(chosen, tokens).bool()[None] & ~real[..., None]
-        logits = logits.masked_fill(~(allowed | itself)[:, None], -torch.inf)
-        divergence = kl_to_prior(logits, prior.masked_fill(itself, 0.0))
-        return (divergence * real[:, None]).sum(), real.sum() * divergence.shape[1]
+        return logits, prior.masked_fill(itself, 0.0), real
+
+    def _table(self, place: int, device: torch.device) -> Tensor:
+        """Return the log-prior of a chosen layer, made when it is first needed."""
+        name = 0 if self.source.shared else self.chosen[place]
+        if name not in self._tables:
+            self._tables[name] = self.source.log_prior(self.reference_tokens, name).to(device)
+        return self._tables[name]
 
 
 def attention_logits(

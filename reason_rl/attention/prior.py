@@ -2,7 +2,7 @@
 
 Source: RPA (arXiv 2603.09253). Its listings are not causal, couple the rows of a batch, and overflow with the length; the
 construction here is our own, a constant of the reference length, so it is causal and can be cached. What the paper's listing
-computes is kept as :func:`published_bias`, to be compared.
+computes is kept in ``published.py``, to be compared.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ Square = Float[Tensor, "tokens tokens"]
 ALIGNED = 1e-6  # largest error of a row sum after the alignment
 SINKHORN_ROUNDS = 2000
 CLIP = 4.0
+ROWS_AT_A_TIME = 1024
 
 
 def static_memberships(tokens: int, regimes: int) -> Float[Tensor, "tokens regimes"]:
@@ -113,63 +114,53 @@ class Prior:
 
     @cached_property
     def moments(self) -> tuple[float, float]:
-        """Mean and standard deviation of the raw prior over causal entries; (0, 1) where all are equal."""
-        raw = self.queries @ self.keys.T
-        causal = raw[torch.ones_like(raw).tril().bool()]
-        deviation = float(causal.std(unbiased=False))
-        return (float(causal.mean()), deviation) if deviation > 1e-12 else (float(causal.mean()), 1.0)
+        """Mean and standard deviation of the raw prior over causal entries; (m, 1) where all are equal.
+
+        From running sums over keys, so that a long prior needs no square of its length.
+        """
+        queries, keys, count = self.queries, self.keys, self.tokens * (self.tokens + 1) / 2
+        mean = float((queries * keys.cumsum(dim=0)).sum()) / count
+        centred = queries - mean  # rows of keys sum to 1
+        outer = (keys[:, :, None] * keys[:, None, :]).cumsum(dim=0)
+        variance = float(torch.einsum("tk,tkl,tl->", centred, outer, centred)) / count
+        deviation = math.sqrt(max(variance, 0.0))
+        return (mean, deviation) if deviation > 1e-8 else (mean, 1.0)
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest ``|z|`` over causal entries before the clip."""
+        mean, deviation = self.moments
+        found = 0.0
+        for start in range(0, self.tokens, ROWS_AT_A_TIME):
+            rows = self.queries[start : start + ROWS_AT_A_TIME] @ self.keys[: start + ROWS_AT_A_TIME].T
+            found = max(found, float(((rows - mean) / deviation).tril(start).abs().max()))
+        return found
 
     @cached_property
     def log_prior(self) -> Square:
         """``log pi``, float32 [query, key]; -inf for later keys."""
         mean, deviation = self.moments
         z = ((self.queries @ self.keys.T - mean) / deviation).clamp(-CLIP, CLIP) / self.tau
-        z = z.masked_fill(~torch.ones_like(z).tril().bool(), -math.inf)
-        return (z - z.logsumexp(dim=1, keepdim=True)).float()
+        return over_earlier(z)
 
-    def factors(self, strength: float) -> tuple[Tensor, Tensor]:
-        """Return (query, key) factors, each [tokens, blocks]: their product is ``strength z / tau`` up to constants of rows.
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """Return (query, key) factors, float32, each [tokens, blocks]: their product is ``z / tau`` up to constants of rows.
 
-        Appended to queries and keys they give the biased attention without a dense bias; the clip is left out, which acts on
-        no static prior of 2 to 8 regimes.
+        Appended to queries and keys they give the biased attention without a dense bias. None where the clip acts, which a
+        product cannot do; it acts on no static prior of 2 to 8 regimes.
         """
-        return (strength / (self.tau * self.moments[1]) * self.queries).float(), self.keys.float()
+        if self.largest > CLIP:
+            return None
+        # A constant of a row is one of its softmax; without it the factors are small enough for 16-bit numbers.
+        centred = self.queries - self.queries.mean(dim=1, keepdim=True)
+        return (centred / (self.tau * self.moments[1])).float(), self.keys.float()
 
 
-def published_alignment(
-    memberships: Float[Tensor, "rows tokens regimes"], align: float = 0.7, rounds: int = 8
-) -> Float[Tensor, "regimes blocks"]:
-    """Return the alignment of the paper's listing: a sum over tokens, a clamp, and so many rounds of scaling.
+def over_earlier(logits: Square) -> Square:
+    """Return the log-softmax of each row over the places up to its own, float32; -inf for later places.
 
-    >>> mu = torch.tensor([[[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.1, 0.9]]])
-    >>> [round(v, 4) for v in published_alignment(mu)[0].tolist()]
-    [0.7834, 0.2166]
-
-    Source: RPA (arXiv 2603.09253), the full listing.
+    >>> over_earlier(torch.zeros(2, 2)).exp().tolist()
+    [[1.0, 0.0], [0.5, 0.5]]
     """
-    mu = memberships.double()
-    mass = torch.einsum("btr,tk->brk", mu, soft_blocks(mu.shape[1], mu.shape[2])).mean(dim=0)
-    plan = (mass / align).exp().clamp(1e-9, 1e9)
-    for _ in range(rounds):
-        plan = plan / plan.sum(dim=1, keepdim=True)
-        plan = plan / plan.sum(dim=0, keepdim=True)
-    return plan
-
-
-def published_bias(memberships: Float[Tensor, "rows tokens regimes"], align: float = 0.7, rounds: int = 8) -> Square:
-    """Return the bias of the paper's listing, corrected only where it does not run: standardised, clipped, not yet scaled.
-
-    Its defects are kept: the alignment sums over tokens, so its entries saturate (all at 512 tokens and 4 regimes, and
-    what is left to standardise is rounding); it averages over the batch, and standardises over later tokens too, so it is
-    neither causal nor a matter of one row.
-
-    >>> mu = torch.tensor([[[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.1, 0.9]]])
-    >>> [round(v, 4) for v in published_bias(mu)[0].tolist()]
-    [1.6803, 0.8402, -0.8402, -1.6803]
-
-    Source: RPA (arXiv 2603.09253), the full listing.
-    """
-    mu = memberships.double()
-    plan = published_alignment(memberships, align, rounds)
-    raw = torch.einsum("btr,rk,sk->bts", mu, plan, soft_blocks(mu.shape[1], mu.shape[2])).mean(dim=0)
-    return ((raw - raw.mean()) / raw.std()).nan_to_num(0.0).clamp(-CLIP, CLIP).float()
+    causal = logits.masked_fill(~torch.ones_like(logits).tril().bool(), -math.inf)
+    return (causal - causal.logsumexp(dim=1, keepdim=True)).float()

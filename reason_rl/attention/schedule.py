@@ -13,6 +13,7 @@ class Strength:
     Args:
         peak: largest strength.
         warm, fall, end: shares of the run; ``fall`` None = never falls.
+        begin: share of the run before which the strength is 0.
 
     >>> strength = Strength(0.5)
     >>> [round(strength(p), 4) for p in (0.0, 0.025, 0.05, 0.6, 0.75, 0.9, 1.0)]
@@ -25,10 +26,14 @@ class Strength:
     warm: float = 0.05
     fall: float | None = 0.6
     end: float = 0.9
+    begin: float = 0.0
 
     def __call__(self, progress: float) -> float:
         """Return the strength at a share of the run, in [0, 1]."""
-        rising = min(1.0, progress / self.warm) if self.warm > 0 else 1.0
+        since = progress - self.begin
+        if since < 0:
+            return 0.0
+        rising = min(1.0, since / self.warm) if self.warm > 0 else 1.0
         if self.fall is None or progress <= self.fall:
             return self.peak * rising
         done = min(1.0, (progress - self.fall) / max(self.end - self.fall, 1e-9))

@@ -43,39 +43,53 @@ class HeadsSpec(PolicySection):
 class GuardianSpec(PolicySection):
     """A slow controller that turns the prior's temperature while the run gets better, and relaxes it while it does not."""
 
-    every: int = Field(default=1, gt=0)
-    """Rollout batches between two decisions."""
+    every: int | None = Field(default=None, gt=0)
+    """Rollout batches between two decisions, updates in task pretrain; null = 1 and 50."""
     window: int = Field(default=5, gt=0)
     """Decisions that a gain is measured over."""
     least_gain: float = Field(default=0.002, ge=0)
-    """Of accuracy less priced tokens, smoothed; below it, the temperature relaxes."""
+    """Of the metric, smoothed; below it, the temperature relaxes. The metric is accuracy less priced tokens of the rollouts,
+    in task pretrain the negative cross-entropy of held-out traces."""
     token_weight: float = Field(default=0.2, ge=0)
     """What a rollout of the largest budget costs, in accuracy."""
+    held_out_traces: int = Field(default=64, gt=0)
+    """Traces of calibration problems that the cross-entropy is of (task pretrain)."""
 
 
 class PriorSpec(PolicySection):
-    """The RPA prior on attention, soft regimes of places aligned with soft blocks, as a term of the loss."""
+    """The RPA prior on attention: soft regimes of places, or of what they hold, aligned with soft blocks of places."""
 
     reference_tokens: Tokens
     """Places that the prior is made for: the longest prompt and completion together; longer sequences are an error."""
-    weight: float = Field(default=1e-3, gt=0)
-    """Of the divergence of attention from the prior."""
-    layers: list[int] = Field(default=[-1], min_length=1)
-    """Which layers; negative numbers count from the last."""
+    mode: Literal["kl", "bias"] = "kl"
+    """kl: the divergence of attention from the prior is a term of the loss; bias: its logarithm is added to the attention
+    logits (task pretrain only, for engines could not follow it)."""
+    variant: Literal["static", "content", "published"] = "static"
+    """static: regimes of places; content: of hidden states, calibrated once and frozen; published: the paper's listing."""
+    weight: float | None = Field(default=None, gt=0)
+    """Of the divergence, or of the bias; null = 0.001 and 0.5."""
+    layers: list[int] | None = Field(default=None, min_length=1)
+    """Which layers; negative numbers count from the last; null = the last one for kl, all for bias."""
+    heads: list[Annotated[float, Field(ge=0, le=1)]] | None = Field(default=None, min_length=1)
+    """How much the prior counts in each attention head; null = fully in all."""
     queries: int = Field(default=128, gt=0)
-    """Places of a forward pass whose attention is compared."""
+    """Places of a forward pass whose attention is compared (kl)."""
     regimes: int = Field(default=4, ge=1, le=8)
     """Regimes, and blocks."""
     align: float = Field(default=0.7, ge=0.3)
     """Temperature of the alignment."""
     tau: float = Field(default=1.0, ge=0.3, le=1.6)
     """Temperature of the prior; lower is sharper."""
+    begin: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the run before which there is no prior, and at which content memberships are calibrated (task pretrain)."""
     warm: float = Field(default=0.05, ge=0, le=1)
     """Share of the run over which the weight rises from 0."""
     fall: float | None = Field(default=0.6, ge=0, le=1)
-    """Share of the run after which it falls; null = it stays."""
+    """Share of the run after which it falls; null = it stays, and a bias is saved with the model."""
     end: float = Field(default=0.9, gt=0, le=1)
     """Share of the run after which it is 0."""
+    calibration_traces: int = Field(default=64, gt=0)
+    """Traces that content memberships are calibrated on: rollouts of the starting model, or worked ones in task pretrain."""
     guardian: GuardianSpec | None = None
     """Divide the weight by a temperature that is controlled."""
 

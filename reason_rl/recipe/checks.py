@@ -10,9 +10,10 @@ from typing import Any
 
 from reason_rl.content import find_content
 from reason_rl.errors import RecipeError
+from reason_rl.recipe.attention_checks import check_prior
 from reason_rl.recipe.fields import problems
 from reason_rl.recipe.grading_checks import grading_complaint
-from reason_rl.recipe.method_checks import check_methods, check_prior, check_scale
+from reason_rl.recipe.method_checks import check_methods, check_scale
 from reason_rl.recipe.schema import Recipe, RewardSpec
 
 Complaint = tuple[tuple[str, ...], str]
@@ -30,8 +31,7 @@ def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
     yield from problems("pretrain", "pretrain_config", recipe.pretrain)
     if recipe.lora is not None:
         yield from problems("lora", "lora_config", recipe.lora)
-    if recipe.task == "pretrain" and recipe.attention is not None:
-        yield ("attention",), "is for RL fine-tuning; task pretrain does not read it"
+    yield from check_prior(recipe)
     if recipe.task == "train":
         for section in ("data", "algorithm", "eval"):
             if getattr(recipe, section) is None:
@@ -45,7 +45,6 @@ def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
     yield from _sampling(recipe)
     yield from _advantage(recipe)
     yield from check_methods(recipe, int({**TRL_DEFAULTS, **recipe.trainer}["num_generations"]))
-    yield from check_prior(recipe)
     yield from _reward(recipe, folder)
 
 

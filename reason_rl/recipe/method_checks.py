@@ -108,16 +108,6 @@ def _variants(recipe: Recipe, algorithm: AlgorithmSection) -> Iterator[Complaint
         yield ("algorithm", "prices", "prices"), f"name what prompt.variants lacks: {', '.join(sorted(priced - asked))}"
 
 
-def check_prior(recipe: Recipe) -> Iterator[Complaint]:
-    """Yield what is wrong with the prior on attention of an RL recipe."""
-    prior = recipe.attention.prior if recipe.attention else None
-    if prior is None:
-        return
-    options = recipe.trainer.get("gradient_checkpointing_kwargs") or {}
-    if recipe.trainer.get("gradient_checkpointing") and options.get("use_reentrant", False):
-        yield ("trainer", "gradient_checkpointing_kwargs"), "the prior needs use_reentrant: false"
-
-
 def check_scale(recipe: Recipe, groups: int, reward_name: str) -> Iterator[Complaint]:
     """Yield what is wrong with the scale for a reward whose factors the group's standard deviation cancels.
 

@@ -22,6 +22,10 @@ class ExtraLoss(Protocol):
         """Return what the term is multiplied by at this share of the run; 0 = it is not computed."""
         ...
 
+    def figures(self, store: Store) -> dict[str, float]:
+        """Return what else is logged while the term is on."""
+        ...
+
     def watching(self) -> AbstractContextManager[None]:
         """Watch the forward passes of the block."""
         ...

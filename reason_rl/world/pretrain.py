@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -49,6 +51,34 @@ class PretrainConfig:
     start: str | None = None
 
 
+class Attached(Protocol):
+    """Something that changes or watches a model while it is pretrained (see ``attention.supervised``)."""
+
+    def before(self, step: int, share: float) -> None:
+        """Be told how far the run is, before an update."""
+        ...
+
+    def watching(self) -> AbstractContextManager[None]:
+        """Watch the forward passes of the block."""
+        ...
+
+    def term(self, step: int) -> Any:
+        """Return what is added to the loss."""
+        ...
+
+    def end(self) -> None:
+        """Be told that the run is over."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what belongs beside the model."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """Return what is logged."""
+        ...
+
+
 def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """Return a Llama of the configured size, embeddings tied: randomly initialised, or the weights of ``start``.
 
@@ -76,8 +106,10 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> L
     return model
 
 
-def traces(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[list[int], list[int]]]:
-    """Yield (token ids, labels) over train problems only, families alike often.
+def traces(
+    config: PretrainConfig, tokenizer: PreTrainedTokenizerFast, split: str = "train"
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield (token ids, labels) over problems of one split only, families alike often.
 
     Levels are alike often too, after a curriculum that lets in one harder level after the other. Where thinking was
     interrupted, its end is not learned: the reasoner learns to answer then, but not to give up. Nor is a planted slip.
@@ -90,7 +122,7 @@ def traces(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterat
         curriculum = config.curriculum_share * config.traces
         open_levels = 1 + int(len(LEVELS) * seen / curriculum) if curriculum else len(LEVELS)
         problem = make_problem(rng, rng.choice(FAMILIES), rng.choice(LEVELS[:open_levels]))
-        if not in_split(problem.question, "train"):
+        if not in_split(problem.question, split):
             continue
         chat = [{"role": "user", "content": problem.question}]
         prompt = str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)).split()
@@ -103,9 +135,11 @@ def traces(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterat
         yield ids, labels
 
 
-def batches(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[dict[str, torch.Tensor]]:
+def batches(
+    config: PretrainConfig, tokenizer: PreTrainedTokenizerFast, split: str = "train"
+) -> Iterator[dict[str, torch.Tensor]]:
     """Yield padded batches of about ``tokens_per_batch`` tokens, traces of like length together."""
-    source, rng = traces(config, tokenizer), random.Random(config.seed + 1)
+    source, rng = traces(config, tokenizer, split), random.Random(config.seed + 1)
     while pool := sorted(islice(source, POOL_TRACES), key=lambda trace: len(trace[0])):
         groups: list[list[tuple[list[int], list[int]]]] = [[]]
         for trace in pool:
@@ -137,10 +171,17 @@ def optimizers(model: LlamaForCausalLM, config: PretrainConfig) -> list[torch.op
     return [muon, adam]
 
 
-def pretrain(config: PretrainConfig, output: Path, log_every: int = 50, save_every: int = 500) -> None:
-    """Train and write model, tokenizer and a JSONL log to ``output``."""
+def pretrain(
+    config: PretrainConfig,
+    output: Path,
+    log_every: int = 50,
+    save_every: int = 500,
+    attach: Callable[[LlamaForCausalLM], Attached] | None = None,
+) -> None:
+    """Train and write model, tokenizer and a JSONL log to ``output``; ``attach`` puts something on the model."""
     tokenizer = build_tokenizer()
     model = build_model(config, tokenizer)
+    attached = None if attach is None else attach(model)
     steppers = optimizers(model, config)
     forward = torch.compile(model, dynamic=True) if config.compile else model
     base_rates = [stepper.param_groups[0]["lr"] for stepper in steppers]
@@ -152,9 +193,13 @@ def pretrain(config: PretrainConfig, output: Path, log_every: int = 50, save_eve
             factor = schedule(seen / config.traces, config)
             for stepper, rate in zip(steppers, base_rates, strict=True):
                 stepper.param_groups[0]["lr"] = rate * factor
+            if attached is not None:
+                attached.before(step, seen / config.traces)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
-                loss = forward(input_ids=batch["input_ids"], labels=batch["labels"], use_cache=False).loss
-            loss.backward()
+                with attached.watching() if attached is not None else nullcontext():
+                    loss = forward(input_ids=batch["input_ids"], labels=batch["labels"], use_cache=False).loss
+                total = loss if attached is None else loss + attached.term(step)
+            total.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for stepper in steppers:
                 stepper.step()
@@ -164,10 +209,18 @@ def pretrain(config: PretrainConfig, output: Path, log_every: int = 50, save_eve
             if step % log_every == 0:
                 row = {"step": step, "traces": seen, "tokens": tokens, "loss": round(loss.item(), 4)}
                 row["seconds"] = round(time.monotonic() - start, 1)
+                row |= attached.figures() if attached is not None else {}
                 log.write(json.dumps(row) + "\n")
                 log.flush()
             if step % save_every == save_every - 1:
-                model.save_pretrained(output)
-                tokenizer.save_pretrained(output)
+                _save(model, tokenizer, attached, output)
+    if attached is not None:
+        attached.end()
+    _save(model, tokenizer, attached, output)
+
+
+def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, attached: Attached | None, output: Path) -> None:
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
+    if attached is not None:
+        attached.save(output)

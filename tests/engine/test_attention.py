@@ -7,9 +7,9 @@ from peft import LoraConfig, get_peft_model
 from reason_rl.algorithm.store import after_generation
 from reason_rl.attention.guardian import Guardian
 from reason_rl.attention.kl import AttentionKL
-from reason_rl.attention.prior import Prior, static_memberships
 from reason_rl.attention.regulariser import PriorLoss, make_guardian, make_prior_loss
 from reason_rl.attention.schedule import Strength
+from reason_rl.attention.source import PriorSource
 from reason_rl.errors import RecipeError
 from reason_rl.recipe.load import load_recipe
 from reason_rl.trainer.train import extra_loss
@@ -17,7 +17,7 @@ from reason_rl.trainer.train import extra_loss
 
 def prior_loss(trainer, weight):
     model = trainer.accelerator.unwrap_model(trainer.model)
-    watch = AttentionKL(model, Prior(static_memberships(64, 4), 4).log_prior, (-1,), queries=64)
+    watch = AttentionKL(model, PriorSource(), 64, (-1,), queries=64)
     return PriorLoss(watch, Strength(weight, warm=0.0, fall=None))
 
 

@@ -1,0 +1,41 @@
+"""Checks of the attention section against the rest of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reason_rl.recipe.attention_specs import PriorSpec
+from reason_rl.recipe.schema import Recipe
+
+Complaint = tuple[tuple[str, ...], str]
+
+PRIOR = ("attention", "prior")
+
+
+def check_prior(recipe: Recipe) -> Iterator[Complaint]:
+    """Yield what is wrong with the prior on attention of a recipe."""
+    prior = recipe.attention.prior if recipe.attention else None
+    if recipe.task == "pretrain" and recipe.attention is not None and recipe.attention.heads is not None:
+        yield ("attention", "heads"), "is for reason-rl heads; task pretrain does not read it"
+    if prior is None:
+        return
+    if prior.fall is not None and prior.fall > prior.end:
+        yield (*PRIOR, "fall"), f"{prior.fall:g} is after end {prior.end:g}"
+    yield from _supervised(recipe, prior) if recipe.task == "pretrain" else _rl(recipe, prior)
+
+
+def _rl(recipe: Recipe, prior: PriorSpec) -> Iterator[Complaint]:
+    options = recipe.trainer.get("gradient_checkpointing_kwargs") or {}
+    if recipe.trainer.get("gradient_checkpointing") and options.get("use_reentrant", False):
+        yield ("trainer", "gradient_checkpointing_kwargs"), "the prior needs use_reentrant: false"
+    if prior.mode == "bias":
+        yield (*PRIOR, "mode"), "bias is for task pretrain, for rollout engines could not follow it; use kl"
+    if prior.begin:
+        yield (*PRIOR, "begin"), "is for task pretrain; what RL starts from has learned already, use warm"
+
+
+def _supervised(recipe: Recipe, prior: PriorSpec) -> Iterator[Complaint]:
+    if recipe.pretrain.get("compile", True):
+        yield ("pretrain", "compile"), "the prior watches or changes attention as it runs; set compile: false"
+    if prior.variant == "content" and not prior.begin and recipe.pretrain.get("start") is None:
+        yield (*PRIOR, "begin"), "0 would calibrate content memberships on random weights; try 0.1"
