@@ -30,6 +30,8 @@ BUDGETS = (0.4, 0.6, 0.8)
 SPEED_TOKENS = (512, 2048, 4096)
 PROBLEMS, VALIDATION_TRACES, CAP_TOKENS = 216, 128, 192
 SENSITIVITY_BATCHES = 8
+SHORT_UPDATES, LONG_SOFT_STEPS, LONG_HARD_STEPS = 240, 300, 600
+LONG_SIDE = f"shared-{LONG_SOFT_STEPS + LONG_HARD_STEPS}updates"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,12 @@ class Setting:
     learning_rate: float = 1e-3
     gate_rate: float = 100.0
     tokens_per_batch: int = 1024
+
+    @property
+    def suffix(self) -> str:
+        """What the setting adds to the name of a run."""
+        updates = self.soft_steps + self.hard_steps
+        return "" if updates == SHORT_UPDATES else f"-{updates}updates"
 
     def training(self, seed: int) -> HeadTraining:
         """Return the same as options of training."""
@@ -81,7 +89,7 @@ class SharedJob:
     @property
     def key(self) -> str:
         """Side and seed."""
-        return f"heads-shared-seed{self.seed}"
+        return f"heads-shared{self.setting.suffix}-seed{self.seed}"
 
     def __call__(self) -> Row:
         """Return the accuracy at each budget, hard, and dense."""
@@ -96,7 +104,7 @@ class SharedJob:
         points = {str(b): accuracy(model, at_budget(model, b, "hard")) for b in (*BUDGETS, 1.0)}
         soft = {str(b): round(held.soft(b).mean().item(), 4) for b in BUDGETS}
         return {
-            "side": "shared",
+            "side": f"shared{self.setting.suffix}",
             "seed": self.seed,
             "points": points,
             "gates": soft,
@@ -249,6 +257,7 @@ def compare_heads(out: Path, seeds: int, say: Say) -> dict[str, Any]:
     trained: list[Job] = [MarkedJob(seed) for seed in range(seeds)]
     for seed in range(seeds):
         trained += [SharedJob(seed), *(StaticJob(budget, seed) for budget in BUDGETS)]
+        trained.append(SharedJob(seed, Setting(LONG_SOFT_STEPS, LONG_HARD_STEPS)))
     rows = run_jobs([*speed, DenseJob(), *static, *trained], out, 1, say)
     return {
         "dense": _of(rows, "dense")[0]["points"]["1.0"],
@@ -279,7 +288,7 @@ def _point(budget: str, rows: list[Row]) -> dict[str, Any]:
     for metric in ("accuracy", "cross_entropy"):
         found = {
             side: [row["points"][budget][metric] for row in _of(rows, side) if budget in row["points"]]
-            for side in ("shared", "static", "specialist")
+            for side in ("shared", LONG_SIDE, "static", "specialist")
         }
         entry: dict[str, Any] = {side: statistics.fmean(values) for side, values in found.items() if values}
         shared = found["shared"]
