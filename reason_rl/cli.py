@@ -124,12 +124,24 @@ def train(
         folder = RunFolder(Path(loaded.recipe.output))
     if folder is None:
         return
-    from reason_rl.trainer.train import train as train_recipe
+    from reason_rl.pipeline import train as train_recipe
 
-    result = train_recipe(loaded.recipe, folder, resume=resume)
+    result = train_recipe(loaded.recipe, folder, resume=resume, say=say)
     if int(os.environ.get("RANK", "0")) == 0:
         value = {"model": str(result.model), "steps": result.steps, "seconds": result.seconds}
         emit(value, as_json, f"trained {result.steps} steps in {result.seconds:.0f} s: {result.model}")
+
+
+@app.command()
+def prepare(recipe: RecipeName, overrides: Overrides = None, resume: Resume = False, as_json: AsJson = False) -> None:
+    """Make what training reads (task dpo: the merged start, the pairs); run and train do it too, with one process."""
+    from reason_rl.pipeline import prepare as prepare_recipe
+
+    loaded = load(recipe, overrides)
+    folder = open_run(loaded, resume)
+    if folder is not None:
+        made = prepare_recipe(loaded.recipe, folder, say)
+        emit(made, as_json, f"{made['file']}: go on with --resume")
 
 
 @app.command("eval")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from reason_rl.errors import RecipeError
 from reason_rl.evaluate.records import read_rows
 from reason_rl.evaluate.statistics import paired_summary
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from reason_rl.recipe.schema import Recipe
     from reason_rl.run_folder import RunFolder
+    from reason_rl.trainer.train import TrainResult
 
 
 def run(recipe: Recipe, folder: RunFolder, *, resume: bool, say: Callable[[str], None]) -> dict[str, Any]:
@@ -21,24 +23,80 @@ def run(recipe: Recipe, folder: RunFolder, *, resume: bool, say: Callable[[str],
     from reason_rl.evaluate.run import evaluate
     from reason_rl.report.page import write_page
     from reason_rl.rollout.engines import open_engine
-    from reason_rl.trainer.train import train
 
     engine = open_engine(recipe)
     before, after = folder.eval / "before.jsonl", folder.eval / "after.jsonl"
     if not before.exists():
         say("evaluating the starting model")
         evaluate(recipe, None, before, engine=engine)
-    say("training")
-    result = train(recipe, folder, resume=resume, engine=engine)
+    if recipe.task == "merge":
+        training = merge(recipe, folder, say)
+    else:
+        say("training")
+        result = train(recipe, folder, resume=resume, engine=engine, say=say)
+        training = {"steps": result.steps, "seconds": result.seconds}
     if not after.exists():
-        say("evaluating the trained model")
-        evaluate(recipe, result.model, after, engine=engine)
+        say(f"evaluating the {'merged' if recipe.task == 'merge' else 'trained'} model")
+        evaluate(_trained(recipe, folder), folder.model, after, engine=engine)
     summary = paired_summary(read_rows(before), read_rows(after))
-    summary["training"] = {"steps": result.steps, "seconds": result.seconds}
+    summary["training"] = training
     folder.write_json("summary.json", summary)
     write_page(folder.path)
     folder.finish()
     return summary
+
+
+def train(
+    recipe: Recipe, folder: RunFolder, *, resume: bool, engine: Any = None, say: Callable[[str], None]
+) -> TrainResult:
+    """Train the recipe's model in the way of its task.
+
+    Raises:
+        RecipeError: for a task that trains no model.
+    """
+    if recipe.task == "dpo":
+        from reason_rl.trainer.dpo import train_dpo
+
+        return train_dpo(recipe, folder, resume=resume, say=say, engine=engine)
+    if recipe.task != "train":
+        raise RecipeError(f"task {recipe.task}: is not trained; use reason-rl run")
+    from reason_rl.trainer.train import train as train_rl
+
+    return train_rl(recipe, folder, resume=resume, engine=engine)
+
+
+def prepare(recipe: Recipe, folder: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:
+    """Make what training reads and does not make itself when several processes train.
+
+    Raises:
+        RecipeError: for a task that reads nothing of the kind.
+    """
+    if recipe.task != "dpo":
+        raise RecipeError(f"task {recipe.task}: has nothing to prepare; use reason-rl run or train")
+    from reason_rl.trainer.dpo import prepare_dpo
+    from reason_rl.trainer.pairs import pairs_file
+
+    return {"pairs": len(prepare_dpo(recipe, folder, say)), "file": str(pairs_file(folder))}
+
+
+def merge(recipe: Recipe, folder: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:
+    """Merge the recipe's models, unless that is done, and return what the summary says of it."""
+    from reason_rl.merge.run import merge_models
+
+    assert recipe.merge is not None
+    if not folder.model.exists():
+        say(f"merging {', '.join(recipe.merge.models)}")
+        merge_models(recipe.merge.spec(), folder.model, say)
+    return {"steps": 0, "seconds": 0.0}
+
+
+def _trained(recipe: Recipe, folder: RunFolder) -> Recipe:
+    """Return the recipe with the model that an adapter in the run folder belongs on."""
+    if recipe.task != "dpo" or recipe.lora is None:
+        return recipe
+    from reason_rl.trainer.offline import start_model
+
+    return recipe.model_copy(update={"model": start_model(recipe, folder)})
 
 
 def pretrain(recipe: Recipe, folder: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from reason_rl.content import content_roots, shipped_recipes
 from reason_rl.errors import RecipeError
+from reason_rl.recipe.about import AboutSection
 from reason_rl.recipe.document import Document, read
-from reason_rl.recipe.schema import AboutSection
 
 SCHEMA_LINE = "yaml-language-server"
 FILE_NAME = re.compile(r"[^\s\[\],\"']+\.ya?ml")

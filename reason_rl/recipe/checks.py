@@ -14,6 +14,7 @@ from reason_rl.recipe.attention_checks import check_prior
 from reason_rl.recipe.fields import problems
 from reason_rl.recipe.grading_checks import grading_complaint
 from reason_rl.recipe.method_checks import check_methods, check_scale
+from reason_rl.recipe.offline_checks import CONFIGS, check_sections
 from reason_rl.recipe.schema import Recipe, RewardSpec
 
 Complaint = tuple[tuple[str, ...], str]
@@ -27,15 +28,12 @@ TRL_DEFAULTS: dict[str, Any] = {
 
 def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
     """Yield (key path, message) for everything that would fail, or silently mean something else, later."""
-    yield from problems("trainer", "grpo_config", recipe.trainer)
+    yield from problems("trainer", CONFIGS.get(recipe.task, "grpo_config"), recipe.trainer)
     yield from problems("pretrain", "pretrain_config", recipe.pretrain)
     if recipe.lora is not None:
         yield from problems("lora", "lora_config", recipe.lora)
+    yield from check_sections(recipe)
     yield from check_prior(recipe)
-    if recipe.task == "train":
-        for section in ("data", "algorithm", "eval"):
-            if getattr(recipe, section) is None:
-                yield (section,), "is missing; task train needs it"
     for section, data in (("data", recipe.data), ("eval", recipe.eval and recipe.eval.data)):
         if complaint := grading_complaint(data, recipe.answer.verify):
             yield ("answer", "verify"), f"{complaint} ({section})"

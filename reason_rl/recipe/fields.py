@@ -11,7 +11,7 @@ from typing import Any
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
-# Fields of GRPOConfig that another section of the recipe decides.
+# Fields of TRL's configurations that another section of the recipe decides; those of EVERY_TASK whatever the task.
 ELSEWHERE = {
     "output_dir": "output",
     "seed": "seed",
@@ -28,12 +28,13 @@ ELSEWHERE = {
     "model_init_kwargs": "model",
     "disable_tqdm": "nothing: reason_rl shows its own progress",
 }
+EVERY_TASK = ("output_dir", "seed", "data_seed", "model_init_kwargs", "disable_tqdm")
 SCALARS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 
 
 @cache
 def snapshot(name: str) -> Mapping[str, str]:
-    """Return field name -> type of a configuration class ("grpo_config", "lora_config", "pretrain_config")."""
+    """Return field name -> type of a configuration class ("grpo_config", "dpo_config", "lora_config" ...)."""
     fields: dict[str, str] = json.loads((SNAPSHOTS / f"{name}.json").read_text())
     return fields
 
@@ -42,7 +43,8 @@ def problems(section: str, name: str, given: Mapping[str, Any]) -> Iterator[tupl
     """Yield (key path, message) for every unknown, misplaced or wrongly typed field."""
     known = snapshot(name)
     for key, value in given.items():
-        if section == "trainer" and (key in ELSEWHERE or key.startswith("vllm_")):
+        elsewhere = key in (ELSEWHERE if name == "grpo_config" else EVERY_TASK) or key.startswith("vllm_")
+        if section == "trainer" and elsewhere:
             yield (section, key), f"is set by {ELSEWHERE.get(key, 'rollout')}; move it there"
         elif key not in known:
             near = difflib.get_close_matches(key, known, n=1)
@@ -67,11 +69,16 @@ def take_snapshots() -> dict[str, dict[str, str]]:
     import dataclasses
 
     from peft import LoraConfig
-    from trl import GRPOConfig
+    from trl import DPOConfig, GRPOConfig
 
     from reason_rl.world.pretrain import PretrainConfig
 
-    classes = {"grpo_config": GRPOConfig, "lora_config": LoraConfig, "pretrain_config": PretrainConfig}
+    classes = {
+        "grpo_config": GRPOConfig,
+        "dpo_config": DPOConfig,
+        "lora_config": LoraConfig,
+        "pretrain_config": PretrainConfig,
+    }
     return {
         name: {field.name: _type_name(field.type) for field in sorted(dataclasses.fields(kind), key=lambda f: f.name)}
         for name, kind in classes.items()

@@ -8,8 +8,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr, model_validator
 
+from reason_rl.recipe.about import AboutSection
 from reason_rl.recipe.attention_specs import AttentionSection
 from reason_rl.recipe.method_specs import OpeningSpec, PricesSpec, ReferenceSpec, SummariesSpec, VariantName
+from reason_rl.recipe.offline_specs import MergeSection, PairsSection
 from reason_rl.recipe.policies import STRICT, BudgetSpec, CurriculumSpec, DifficultySection, TargetsSpec
 
 SHA256 = r"^[0-9a-f]{64}$"
@@ -433,28 +435,14 @@ class EvalSection(Section):
     """Price of completion tokens, for the cost of a right answer; null = unknown."""
 
 
-class AboutSection(Section):
-    """What ``recipes ls`` says of a recipe, beside the comment on its second line; changes nothing about a run."""
-
-    method: str
-    """Name of the method."""
-    paper: str | None = None
-    """Title of the paper; null for what is ours."""
-    arxiv: str | None = Field(default=None, pattern=r"^\d{4}\.\d{5}$")
-    """Its arXiv id."""
-    state: Literal["measured", "unit only", "not run"] = "unit only"
-    """measured: its results are committed; unit only: covered by tests, no results; not run: never run as it stands."""
-    published: str | None = None
-    """The paper's own figures for this model, with their place in the paper."""
-
-
 class Recipe(Section):
     """A whole recipe. ``extends:`` is resolved while loading and is no part of it."""
 
     about: AboutSection | None = None
     """Method, paper and state, for listings."""
-    task: Literal["train", "pretrain"] = "train"
-    """train: RL fine-tuning; pretrain: the tiny reasoner from scratch."""
+    task: Literal["train", "dpo", "merge", "pretrain"] = "train"
+    """train: RL fine-tuning; dpo: preferences between solutions written beforehand; merge: no training; pretrain: the tiny
+    reasoner from scratch."""
     seed: int = 0
     """Seed of data order, rollouts and initial weights."""
     output: str
@@ -479,8 +467,12 @@ class Recipe(Section):
     """How rollouts are sampled."""
     update: UpdateSection = UpdateSection()
     """How an update is computed."""
+    merge: MergeSection | None = None
+    """Models merged into one: the result of task merge, the weights that task dpo starts from."""
+    pairs: PairsSection | None = None
+    """Preferred and rejected solutions (task dpo)."""
     trainer: dict[str, Any] = {}
-    """Fields of trl.GRPOConfig."""
+    """Fields of trl.GRPOConfig (task train) or trl.DPOConfig (task dpo)."""
     eval: EvalSection | None = None
     """How the model is evaluated before and after."""
     pretrain: dict[str, Any] = {}

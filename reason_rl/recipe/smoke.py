@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from reason_rl.errors import RecipeError
-from reason_rl.models import TINY_RANDOM
+from reason_rl.models import TINY_RANDOM, TINY_REASONER
 from reason_rl.recipe.method_checks import GROUPS_FOR_A_BATCH_SCALE
+from reason_rl.recipe.offline_specs import MergeSection
 from reason_rl.recipe.policies import CuresCurriculumSpec, DifficultySection
 from reason_rl.recipe.schema import AlgorithmSection, EvalSection, ModelSection, Recipe, WorldData
 from reason_rl.tiny_random import architecture
@@ -35,6 +36,14 @@ DROPPED = {
     "torch_compile",
 }
 TABLE = "eval/difficulty/tiny.jsonl"  # knows the problems of the tiny world
+SHORT_OFFLINE = {
+    "bf16": False,
+    "gradient_accumulation_steps": 1,
+    "logging_steps": 1,
+    "max_steps": 2,
+    "per_device_train_batch_size": 2,
+    "report_to": "none",
+}
 SHORT = {
     "gradient_accumulation_steps": 1,
     "logging_steps": 1,
@@ -56,8 +65,10 @@ def smoke(recipe: Recipe) -> Recipe:
     Raises:
         RecipeError: for a recipe that trains no model with RL, or a model of no known family.
     """
+    if recipe.task == "dpo":
+        return _smoke_of_pairs(recipe)
     if recipe.algorithm is None:
-        raise RecipeError(f"task {recipe.task}: only task train has a smoke run")
+        raise RecipeError(f"task {recipe.task}: only tasks train and dpo have a smoke run")
     fields: dict[str, Any] = {
         "output": f"{recipe.output}{SUFFIX}",
         "model": _model(recipe.model),
@@ -69,6 +80,30 @@ def smoke(recipe: Recipe) -> Recipe:
         "eval": EvalSection(data=WorldData(use="world", split="test", count=8), samples=1, max_tokens=64),
     }
     return recipe.model_copy(update=fields)
+
+
+def _smoke_of_pairs(recipe: Recipe) -> Recipe:
+    """Return the smoke run of task dpo: the tiny reasoner writes the solutions, for a random model has none that are right.
+
+    The start is the tiny random model merged with itself, under the same weights.
+    """
+    assert recipe.pairs is not None
+    model = _model(recipe.model)
+    twice = [model.path, model.path]
+    few = {"long": TINY_REASONER, "short": TINY_REASONER, "samples": 2, "max_tokens": 256, "problems": 16, "margin": None}
+    return recipe.model_copy(
+        update={
+            "output": f"{recipe.output}{SUFFIX}",
+            "model": model,
+            "merge": None if recipe.merge is None else MergeSection(method="linear", models=twice),
+            "data": WorldData(use="world", split="train", count=PROBLEMS),
+            "difficulty": None,
+            "pairs": recipe.pairs.model_copy(update=few),
+            "rollout": recipe.rollout.model_copy(update={"engine": "hf", "vllm": {}, "server": None}),
+            "trainer": {k: v for k, v in recipe.trainer.items() if k not in DROPPED} | SHORT_OFFLINE,
+            "eval": EvalSection(data=WorldData(use="world", split="test", count=8), samples=1, max_tokens=64),
+        }
+    )
 
 
 def _model(section: ModelSection) -> ModelSection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 
 from trl import GRPOTrainer
 
@@ -21,10 +22,15 @@ WRAPPED = {
 
 def check_trl() -> None:
     """Raise RunError when a wrapped method of the installed TRL has another signature than the one recorded."""
-    for name, expected in WRAPPED.items():
-        method = getattr(GRPOTrainer, name, None)
+    check_signatures(GRPOTrainer, WRAPPED)
+
+
+def check_signatures(trainer: type, wrapped: Mapping[str, tuple[str, ...]]) -> None:
+    """Raise RunError when a wrapped method of one of TRL's trainers has another signature than the one recorded."""
+    for name, expected in wrapped.items():
+        method = getattr(trainer, name, None)
         found = tuple(inspect.signature(method).parameters) if method else None
         if found != expected:
             raise RunError(
-                f"this TRL has GRPOTrainer.{name}{found}, reason_rl was written for {expected}; install trl 1.16"
+                f"this TRL has {trainer.__name__}.{name}{found}, reason_rl was written for {expected}; install trl 1.16"
             )

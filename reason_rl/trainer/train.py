@@ -68,15 +68,15 @@ def train(
             "attention.heads: is for reason-rl heads RECIPE --out DIR, training does not read it; delete it"
         )
     checkpoints = run.checkpoints
-    checkpoint = _resume_point(checkpoints, resume)
+    checkpoint = resume_point(checkpoints, resume)
     with make_verifier(recipe.answer.verify, recipe.answer.timeout_seconds) as verifier:
-        trainer, callback = _build(recipe, run, verifier, _step_of(checkpoint), engine)
+        trainer, callback = _build(recipe, run, verifier, step_of(checkpoint), engine)
         if checkpoint is not None:
             restore_algorithm_state(trainer, checkpoint)
         trainer.add_callback(MilestoneCallback(trainer, run.path / "kept", updates_per_generation(recipe.trainer)))
         if recipe.rollout.allowance_tokens is not None:
             trainer.add_callback(_allowance(trainer, recipe, save_at))
-        with _live_lines(trainer), one_message_when_another_is_gone(), _disk_errors(checkpoints):
+        with _live_lines(trainer), one_message_when_another_is_gone(), disk_errors(checkpoints):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             trainer.save_model(str(run.model))
     if trainer.accelerator.is_main_process:
@@ -180,7 +180,7 @@ def training_problems(recipe: Recipe) -> list[Problem]:
     return kept
 
 
-def _resume_point(checkpoints: Path, resume: bool) -> Path | None:
+def resume_point(checkpoints: Path, resume: bool) -> Path | None:
     """Return the newest whole checkpoint when resuming, after clearing away half-written ones."""
     if not resume:
         return None
@@ -189,7 +189,8 @@ def _resume_point(checkpoints: Path, resume: bool) -> Path | None:
     return whole[-1] if whole else None
 
 
-def _step_of(checkpoint: Path | None) -> int:
+def step_of(checkpoint: Path | None) -> int:
+    """Return the step of a checkpoint, 0 for none."""
     return int(checkpoint.name.split("-")[1]) if checkpoint else 0
 
 
@@ -210,7 +211,7 @@ def _live_lines(trainer: ReasonGRPOTrainer) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _disk_errors(checkpoints: Path) -> Iterator[None]:
+def disk_errors(checkpoints: Path) -> Iterator[None]:
     """Turn a full or failing disk into one clear line that names the checkpoint that is still good."""
     try:
         yield

@@ -1,0 +1,56 @@
+"""Which sections each task needs, and which it does not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reason_rl.recipe.schema import Recipe
+
+Complaint = tuple[tuple[str, ...], str]
+
+# Whose fields the trainer section has.
+CONFIGS = {"train": "grpo_config", "dpo": "dpo_config"}
+NEEDED = {
+    "train": ("data", "algorithm", "eval"),
+    "dpo": ("data", "pairs", "eval"),
+    "merge": ("merge", "eval"),
+    "pretrain": (),
+}
+# Sections that only some tasks read.
+READ_BY = {
+    "algorithm": ("train",),
+    "attention": ("train", "pretrain"),
+    "difficulty": ("train", "dpo"),
+    "merge": ("merge", "dpo"),
+    "pairs": ("dpo",),
+    "trainer": ("train", "dpo"),
+    "lora": ("train", "dpo"),
+}
+
+
+def check_sections(recipe: Recipe) -> Iterator[Complaint]:
+    """Yield (key path, message) for sections that the recipe's task needs and has not got, or does not read."""
+    for section in NEEDED[recipe.task]:
+        if getattr(recipe, section) is None:
+            yield (section,), f"is missing; task {recipe.task} needs it"
+    for section, tasks in READ_BY.items():
+        if getattr(recipe, section) and recipe.task not in tasks:
+            yield (section,), f"is for task {' or '.join(tasks)}; task {recipe.task} does not read it"
+    yield from _pairs(recipe)
+
+
+def _pairs(recipe: Recipe) -> Iterator[Complaint]:
+    section = recipe.pairs
+    if recipe.task != "dpo" or section is None:
+        return
+    if section.group_pairs + section.instance_pairs == 0:
+        yield ("pairs", "group_pairs"), "and instance_pairs are both 0, so there is nothing to learn from"
+    if section.margin is not None and section.margin >= 1 / section.samples:
+        yield (
+            ("pairs", "margin"),
+            f"{section.margin:g} is not below 1 / {section.samples}, so one more right solution would count for nothing",
+        )
+    if recipe.prompt.variants or recipe.prompt.target_tokens:
+        yield ("prompt",), "asks for variants or lengths, which pairs do not have"
+    if recipe.rollout.stop is not None:
+        yield ("rollout", "stop"), "is for RL fine-tuning; solutions are sampled from the models as they are"

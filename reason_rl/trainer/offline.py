@@ -1,0 +1,162 @@
+"""What training on rows written beforehand needs around TRL's own trainers: the start, metrics, checkpoints, saving."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from reason_rl.errors import RecipeError, RunError
+from reason_rl.rollout.processes import one_message_when_another_is_gone
+from reason_rl.trainer.callbacks import COMPLETE_FILE
+from reason_rl.trainer.train import TrainResult, disk_errors, resume_point, step_of
+
+if TYPE_CHECKING:
+    from reason_rl.recipe.schema import ModelSection, Recipe
+    from reason_rl.run_folder import RunFolder
+
+# TRL truncates to 1024 tokens by default, which would cut the end off a trace: our choice, shown by `show`.
+DEFAULTS: dict[str, Any] = {
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "save_total_limit": 2,
+    "lr_scheduler_type": "constant_with_warmup",
+    "max_length": None,
+    "logging_steps": 10,
+    "save_steps": 100,
+}
+METRIC_NAMES = {
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "entropy": "entropy",
+    "rewards/margins": "margin",
+    "rewards/accuracies": "share_preferred",
+    "logps/chosen": "chosen_logp",
+    "logps/rejected": "rejected_logp",
+}
+
+
+def start_model(recipe: Recipe, run: RunFolder) -> ModelSection:
+    """Return the model that training starts from: the merge in the run folder, else the recipe's model."""
+    if recipe.merge is None:
+        return recipe.model
+    return recipe.model.model_copy(update={"path": str(start_folder(run)), "revision": None})
+
+
+def start_folder(run: RunFolder) -> Path:
+    """Return where the merge that training starts from is kept."""
+    return run.path / "start"
+
+
+def make_start(recipe: Recipe, run: RunFolder, say: Callable[[str], None]) -> None:
+    """Merge the models that training starts from, unless that is done or not asked for."""
+    if recipe.merge is None or start_folder(run).exists():
+        return
+    from reason_rl.merge.run import merge_models
+
+    say(f"merging {', '.join(recipe.merge.models)}")
+    merge_models(recipe.merge.spec(), start_folder(run), say)
+
+
+def config_fields(recipe: Recipe, output_dir: Path) -> dict[str, Any]:
+    """Return the fields of TRL's configuration: ``trainer:`` over our defaults, then what other sections decide."""
+    return {
+        **DEFAULTS,
+        **recipe.trainer,
+        "output_dir": str(output_dir),
+        "seed": recipe.seed,
+        "disable_tqdm": True,
+        "logging_strategy": "steps",
+        "save_strategy": "steps",
+        "use_cpu": not torch.cuda.is_available(),
+    }
+
+
+def one_process_made(what: Path, processes: int) -> None:
+    """Raise RecipeError when several processes would have to wait for one that samples.
+
+    >>> one_process_made(Path("/nowhere"), 1)
+    """
+    if processes > 1 and not what.exists():
+        raise RecipeError(
+            f"{what}: is not there yet, and is made by one process; run reason-rl prepare RECIPE first, then launch with "
+            "--resume"
+        )
+
+
+class OfflineCallback(TrainerCallback):
+    """Writes ``metrics.jsonl``, and marks checkpoints that are whole and finite."""
+
+    def __init__(self, metrics_file: Path, resumed_step: int) -> None:
+        self.metrics_file = metrics_file
+        lines = metrics_file.read_text().splitlines() if metrics_file.exists() else []
+        self.history = [row for row in map(json.loads, lines) if row["step"] <= resumed_step]
+        self.before = self.history[-1]["seconds"] if self.history else 0.0
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those of an interrupted run included."""
+        return round(self.before + time.monotonic() - self.started, 2)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Append one row a logging step."""
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        row = {"step": state.global_step, "seconds": self.seconds}
+        self.history.append(row | {ours: logs[theirs] for theirs, ours in METRIC_NAMES.items() if theirs in logs})
+        self.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write, last of all, the marker that makes the checkpoint count."""
+        if not state.is_world_process_zero:
+            return
+        bad = [
+            name for name, p in kwargs["model"].named_parameters() if p.requires_grad and not torch.isfinite(p).all()
+        ]
+        if bad:
+            raise RunError(
+                f"weights are not finite at step {state.global_step} ({bad[0]}); the checkpoint before is good"
+            )
+        marker = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE_FILE
+        part = marker.with_name(marker.name + ".part")
+        part.write_text(json.dumps({"step": state.global_step}))
+        part.rename(marker)
+
+
+def fit(make_trainer: Callable[[OfflineCallback], Any], run: RunFolder, *, resume: bool) -> TrainResult:
+    """Train with one of TRL's trainers and save the model, its tokenizer and metrics into the run folder.
+
+    Args:
+        make_trainer: builds the trainer around the callback.
+        run: where everything goes.
+        resume: go on from the newest whole checkpoint.
+
+    Raises:
+        RunError: when the disk is full, or weights stop being finite.
+    """
+    checkpoint = resume_point(run.checkpoints, resume)
+    callback = OfflineCallback(run.metrics, step_of(checkpoint))
+    trainer = make_trainer(callback)
+    trainer.remove_callback(PrinterCallback)
+    with one_message_when_another_is_gone(), disk_errors(run.checkpoints):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.save_model(str(run.model))
+    if trainer.accelerator.is_main_process:
+        trainer.processing_class.save_pretrained(run.model)
+    trainer.accelerator.wait_for_everyone()
+    return TrainResult(run.model, trainer.state.global_step, callback.seconds)
