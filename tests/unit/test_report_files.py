@@ -13,7 +13,9 @@ from reason_rl.report.card import card, publish
 from reason_rl.report.figure_files import write_figures
 from reason_rl.run_folder import RunFolder
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"))), None
+)
 PNG = b"\x89PNG\r\n"
 SIDE = {"mean": 0.8, "low": 0.7, "high": 0.9}
 SUMMARY = {
@@ -111,7 +113,7 @@ def test_a_report_of_an_unfinished_run_says_what_there_is(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == {"report": str(tmp_path / "report.html")}
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium-headless-shell")
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_browser_draws_the_page(tmp_path, dark):
     (tmp_path / "metrics.jsonl").write_text(
