@@ -80,7 +80,8 @@ class MethodCell:
     def __call__(self) -> Row:
         """Train, or go on training, evaluate what was saved on the way, and return the result.
 
-        Where the recipe's prompts have variants, the final model is also evaluated with each of them.
+        Where the recipe's prompts have variants, the final model is also evaluated with each of them, and where its budget
+        follows a schedule, the models that were kept on the way.
         """
         from reason_rl.evaluate.run import evaluate
         from reason_rl.trainer.callbacks import complete_checkpoints
@@ -118,6 +119,10 @@ class MethodCell:
                     )
                 )
                 for name in loaded.recipe.prompt.variants
+            },
+            "kept": {
+                folder.name: averages(evaluate(loaded.recipe, folder, run.eval / f"{folder.name}.jsonl"))
+                for folder in sorted((run.path / "kept").glob("*"), key=lambda path: path.stat().st_mtime)
             },
         }
 

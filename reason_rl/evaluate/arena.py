@@ -177,6 +177,7 @@ def _entry(base: Side, side: Side, cells: Sequence[Row], caps: Float[np.ndarray,
         "rollout_tokens": float(np.mean([cell["points"][-1]["rollout_tokens"] for cell in cells])),
         "seconds": float(np.mean([cell["points"][-1]["seconds"] for cell in cells])),
         "path": [_on_the_way([cell["points"][i] for cell in cells]) for i in range(_shortest(cells))],
+        "kept": _kept(cells),
         "asked": {name: _alone(side_of([cell["asked"][name] for cell in cells]), caps) for name in cells[0]["asked"]},
     }
 
@@ -188,6 +189,16 @@ def _versions(rows: Sequence[Row]) -> dict[str, str]:
         for package, version in row.get("versions", {}).items():
             found.setdefault(package, {})[version] = None
     return {package: " and ".join(versions) for package, versions in found.items()}
+
+
+def _kept(cells: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Return the means over seeds of the models kept on the way, those that every seed has."""
+    parts = [cell.get("kept", {}) for cell in cells]
+    return {
+        name: {figure: float(np.mean([part[name][figure] for part in parts])) for figure in values}
+        for name, values in parts[0].items()
+        if all(name in part for part in parts)
+    }
 
 
 def _shortest(cells: Sequence[Row]) -> int:

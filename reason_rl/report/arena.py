@@ -59,6 +59,7 @@ def write_arena(table: Arena, out: Path, command: str) -> None:
         cells=arena_cells(table),
         levels=levels,
         level_cells=level_cells(table),
+        kept_cells=kept_cells(table),
         uniform={
             name: figure("accuracy", entry["difference"], signed=True)
             for name, entry in table["beside_uniform"].items()
@@ -123,6 +124,15 @@ def level_cells(table: Arena) -> list[list[str]]:
         ]
         for name, entry in sides
     ]
+
+
+def kept_cells(table: Arena) -> dict[str, list[str]]:
+    """Return accuracy and completion tokens of the models kept on the way, by method, in the order they were kept."""
+    return {
+        name: [f"{k}: {100 * p['accuracy']:.1f} % / {p['completion_tokens']:.0f}" for k, p in entry["kept"].items()]
+        for name, entry in ordered(table)
+        if entry["kept"]
+    }
 
 
 def ordered(table: Arena) -> list[tuple[str, Mapping[str, Any]]]:

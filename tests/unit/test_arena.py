@@ -9,7 +9,7 @@ from reason_rl.bench.arena import averages, command_of, made_cells, make_cells, 
 from reason_rl.cli import app
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.arena import alike, arena_table, beside_mixture, side_of
-from reason_rl.report.arena import arena_cells, level_cells, write_arena
+from reason_rl.report.arena import arena_cells, kept_cells, level_cells, write_arena
 
 LEVELS = [1, 1, 2, 2]
 
@@ -92,6 +92,17 @@ def test_variants_that_were_asked_for_have_their_own_row(tmp_path):
     assert table["methods"]["same"]["asked"]["short"]["completion_tokens"]["mean"] == 75
     assert [row[0] for row in level_cells(table)] == ["start", "same", "same, asked short"]
     assert level_cells(table)[2][1] == "100 % / 50 (50 %)"
+
+
+def test_models_kept_on_a_schedule_are_shown_in_their_order(tmp_path):
+    kept = {
+        name: {"accuracy": 0.5, "completion_tokens": tokens} for name, tokens in (("low-1", 40.0), ("high-1", 60.0))
+    }
+    other = {name: {"accuracy": 0.7, "completion_tokens": 50.0} for name in ("low-1", "high-1", "low-2")}
+    table = arena_table([ROWS[0], ROWS[1] | {"kept": kept}, ROWS[2] | {"kept": other}])
+    assert kept_cells(table) == {"better": ["low-1: 60.0 % / 45", "high-1: 60.0 % / 55"]}
+    write_arena(table, tmp_path, "x")
+    assert "high-1: 60.0 % / 55" in (tmp_path / "arena.html").read_text()
 
 
 def test_different_problems_are_refused():
