@@ -136,17 +136,19 @@ def bench_probe(
     recipe: RecipeName,
     probe: Annotated[Path, typer.Argument(help="The folder that probe fit wrote.")],
     out: Annotated[Path | None, typer.Option(help="Where the figures go, as JSON.")] = None,
+    engine: Annotated[str, typer.Option(help="hf or vllm.")] = "hf",
     rows: Annotated[int, typer.Option(min=1, help="Completions decoded together.")] = 64,
     repeats: SpeedRepeats = 5,
     as_json: AsJson = False,
 ) -> None:
-    """What an exit probe adds to a decoded token in hf, as a ratio of one run."""
+    """What an exit probe adds to a decoded token, as a ratio of one run."""
     from reason_rl.bench.probe import probe_overhead
     from reason_rl.recipe.load import load_recipe
     from reason_rl.run_folder import write_text
-    from reason_rl.stopping.setting import open_setting
+    from reason_rl.stopping.setting import ENGINES, open_setting
 
-    with open_setting(load_recipe(recipe, []).recipe) as setting:
+    changes = [f"rollout.engine={engine}", f"rollout.max_batch_rows={rows}"]
+    with open_setting(load_recipe(recipe, changes).recipe, None, ENGINES) as setting:
         result = probe_overhead(setting, probe, rows, repeats, say)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

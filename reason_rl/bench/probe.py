@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from reason_rl.errors import RunError
-from reason_rl.rollout.backend import SamplingOptions, SamplingRequest, sampling_seed
+from reason_rl.rollout.backend import Backend, SamplingOptions, SamplingRequest, sampling_seed
 from reason_rl.stopping.artefact import load_probe
-from reason_rl.stopping.generate import StoppingBackend
 from reason_rl.stopping.rule import StopPolicy
 from reason_rl.stopping.rules.probe_exit import ProbeExit
 from reason_rl.stopping.setting import Setting
@@ -25,7 +24,7 @@ def probe_overhead(
     """Time decoding under a probe that never exits against decoding without it; nothing else differs.
 
     Args:
-        setting: the opened recipe; its eval problems are decoded.
+        setting: the opened recipe; its eval problems are decoded with its engine.
         folder: of the probe.
         rows: completions decoded together.
         repeats: of each side, in turn; their medians count, after one unmeasured pass of each.
@@ -39,15 +38,17 @@ def probe_overhead(
         RunError: when the two sides write different tokens.
     """
     probe, card = load_probe(folder, setting.fingerprint())
-    problems = setting.problems(setting.sampling.data)
-    prompts = setting.prompts(problems)
+    prompts = setting.prompts(setting.eval_problems())
     requests = [
         SamplingRequest(prompts[i % len(prompts)], setting.sampling.max_tokens, sampling_seed(setting.sampling.seed, i))
         for i in range(rows)
     ]
     options = SamplingOptions(setting.sampling.temperature, setting.sampling.top_p, setting.sampling.top_k)
-    plain = replace(setting.backend, max_batch_rows=rows)
-    watched = plain.under(StopPolicy(rule=ProbeExit(probe, card.layers, card.cues, card.elicitor, math.inf)))
+    # In hf both sides are the reference loop, so that the policy is all that differs.
+    setting = replace(setting, backend=replace(setting.backend, max_batch_rows=rows))
+    engine = setting.recipe.rollout.engine
+    plain = setting.backend if engine == "hf" else setting.sampler
+    watched = setting.under(StopPolicy(rule=ProbeExit(probe, card.layers, card.cues, card.elicitor, math.inf)))
     seconds: dict[str, list[float]] = {"plain": [], "probe": []}
     written = {}
     for number in range(repeats + 1):
@@ -60,6 +61,7 @@ def probe_overhead(
         say(f"pass {number} of {repeats}")
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
+        "engine": engine,
         "rows": rows,
         "completion_tokens": sum(map(len, written["plain"])),
         "cues": card.cues.describe(),
@@ -71,8 +73,8 @@ def probe_overhead(
 
 
 def _timed(
-    backend: StoppingBackend, requests: list[SamplingRequest], options: SamplingOptions
+    backend: Backend, requests: list[SamplingRequest], options: SamplingOptions
 ) -> tuple[list[tuple[int, ...]], float]:
     start = time.perf_counter()
-    stopped = backend.decode(requests, options)
-    return [done.sample.token_ids for done in stopped], time.perf_counter() - start
+    samples = backend.generate(requests, options)
+    return [sample.token_ids for sample in samples], time.perf_counter() - start

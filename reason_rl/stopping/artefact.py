@@ -12,6 +12,7 @@ from reason_rl.errors import RecipeError
 from reason_rl.stopping.conformal import Guarantee, threshold_at
 from reason_rl.stopping.cues import Cues
 from reason_rl.stopping.probe import Probe, from_tensors, tensor_digest
+from reason_rl.stopping.reuse import Population
 from reason_rl.stopping.rule import Elicitor
 
 if TYPE_CHECKING:
@@ -138,12 +139,13 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Certificate:
-    """A guarantee, the conditions it holds under, and the calibration problems it rests on."""
+    """A guarantee, the conditions it holds under, and the calibration problems it rests on, with what kind they are of."""
 
     guarantee: Guarantee
     conditions: Conditions
     problems: tuple[str, ...]
     figures: dict[str, Any]
+    population: Population
 
     def threshold_at(self, risk: float) -> float:
         """Return the threshold that the same calibration problems certify at another level; infinity when too few.
@@ -152,7 +154,7 @@ class Certificate:
         """
         numbers = list(self.figures["bad_scores"])
         numbers += [float("-inf")] * (self.guarantee.problems - len(numbers))
-        return threshold_at(numbers, risk, self.guarantee.confidence)
+        return threshold_at(numbers, risk / self.guarantee.shift, self.guarantee.confidence)
 
     def threshold_for(self, conditions: Conditions, *, allow_uncertified: bool = False) -> tuple[float, bool]:
         """Return the threshold and whether its guarantee holds under these conditions.
@@ -184,7 +186,13 @@ def load_certificate(folder: Path) -> Certificate:
     try:
         stored = dict(record["conditions"])
         conditions = Conditions(**{**stored, "fingerprint": Fingerprint(**stored["fingerprint"])})
-        return Certificate(Guarantee(**record["guarantee"]), conditions, tuple(record["problems"]), record["figures"])
+        return Certificate(
+            Guarantee(**record["guarantee"]),
+            conditions,
+            tuple(record["problems"]),
+            record["figures"],
+            record["population"],
+        )
     except (KeyError, TypeError) as error:
         raise RecipeError(f"{folder}: cannot be read as a certificate ({error})") from error
 

@@ -90,7 +90,9 @@ def probe_fit(
     """Fit a probe that tells at cue points whether an exit would give the right answer."""
     from reason_rl.recipe.load import load_recipe
     from reason_rl.stopping.fit import FitOptions
-    from reason_rl.stopping.setting import make_elicitor, open_setting
+    from reason_rl.stopping.page import write_page
+    from reason_rl.stopping.probe_page import probe_page
+    from reason_rl.stopping.setting import ENGINES, make_elicitor, open_setting
     from reason_rl.stopping.workflow import ProbePlan, fit_from
 
     if kind not in ("logistic", "mlp"):
@@ -99,11 +101,12 @@ def probe_fit(
         raise RecipeError(f"--target {target}: safe, right or same")
     loaded = load_recipe(recipe, overrides or [])
     folder = out or Path(loaded.recipe.output) / "probe"
-    with open_setting(loaded.recipe, model) as setting:
+    with open_setting(loaded.recipe, model, ENGINES) as setting:
         ends = make_elicitor(setting, elicitor, answer_tokens)
         words = tuple(cue) if cue else (() if every else ("wait",))
         plan = ProbePlan(words, every, tuple(layer or ()), ends, target)  # type: ignore[arg-type]
-        fit = fit_from(setting, plan, FitOptions(kind=kind, seed=seed), problems, folder, _say)  # type: ignore[arg-type]
+        fit, figures = fit_from(setting, plan, FitOptions(kind=kind, seed=seed), problems, folder, _say)  # type: ignore[arg-type]
+    write_page(folder / "probe.html", probe_page(figures, target))
     result = {
         "probe": str(folder),
         "auc": fit.auc,
@@ -128,21 +131,25 @@ def probe_calibrate(
     average: Annotated[bool, typer.Option("--average", help="Bound the risk on average instead.")] = False,
     loss: Annotated[str, typer.Option(help="harm: right answers lost; disagreement: other answers.")] = "harm",
     floor: Annotated[float, typer.Option(help="Lowest threshold.")] = 0.5,
+    shift: Annotated[
+        float, typer.Option(help="Hold also where some kind of trace is up to so many times as common as here.")
+    ] = 1.0,
     level: Annotated[list[int] | None, typer.Option(help="Only problems of this level; repeat the option.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the calibration traces.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Certify an exit threshold on the recipe's eval problems and say exactly what is guaranteed."""
     from reason_rl.recipe.load import load_recipe
-    from reason_rl.stopping.page import certificate_page, write_page
-    from reason_rl.stopping.setting import open_setting
+    from reason_rl.stopping.page import write_page
+    from reason_rl.stopping.probe_page import certificate_page
+    from reason_rl.stopping.setting import ENGINES, open_setting
     from reason_rl.stopping.workflow import Levels, certify_from
 
     if loss not in ("harm", "disagreement"):
         raise RecipeError(f"--loss {loss}: harm or disagreement")
     loaded = load_recipe(recipe, overrides or [])
-    levels = Levels(risk, None if average else confidence, loss, floor, tuple(level or ()))
-    with open_setting(loaded.recipe, model) as setting:
+    levels = Levels(risk, None if average else confidence, loss, floor, tuple(level or ()), shift)
+    with open_setting(loaded.recipe, model, ENGINES) as setting:
         certificate = certify_from(setting, probe, levels, _say, seed)
     write_page(probe / "certificate.html", certificate_page(certificate))
     outcome = certificate.figures["on_calibration_problems"]
@@ -150,7 +157,7 @@ def probe_calibrate(
         f"threshold {certificate.guarantee.threshold:.4f}",
         certificate.guarantee.statement(),
         f"On the calibration problems themselves: {outcome['exits']['share']:.1%} exit, {outcome['saved']:.1%} fewer "
-        f"completion tokens, {outcome['harm']['share']:.1%} spoiled, {outcome['help']['share']:.1%} put right.",
+        f"completion tokens, {outcome['bad']['share']:.1%} went bad, {outcome['help']['share']:.1%} put right.",
     ]
     result = {"threshold": certificate.guarantee.threshold, "statement": lines[1], **certificate.figures}
     _emit(result, as_json, "\n".join(lines))
@@ -173,11 +180,11 @@ def probe_validity(
 ) -> None:
     """Count over random halves of the recipe's eval problems how often a certified threshold fails on the other half."""
     from reason_rl.recipe.load import load_recipe
-    from reason_rl.stopping.setting import open_setting
+    from reason_rl.stopping.setting import ENGINES, open_setting
     from reason_rl.stopping.workflow import validate
 
     loaded = load_recipe(recipe, overrides or [])
-    with open_setting(loaded.recipe, model) as setting:
+    with open_setting(loaded.recipe, model, ENGINES) as setting:
         rows = validate(setting, probe, risk or [0.01, 0.05, 0.1, 0.2], confidence, splits, _say, seed)
     if out is not None:
         _write(out, rows)
@@ -203,18 +210,22 @@ def probe_check(
 ) -> None:
     """Tell what certified thresholds do to the recipe's eval problems, also where nothing is promised for those."""
     from reason_rl.recipe.load import load_recipe
-    from reason_rl.stopping.setting import open_setting
+    from reason_rl.stopping.page import write_page
+    from reason_rl.stopping.probe_page import check_page
+    from reason_rl.stopping.setting import ENGINES, open_setting
     from reason_rl.stopping.workflow import check
 
     loaded = load_recipe(recipe, overrides or [])
-    with open_setting(loaded.recipe, model) as setting:
+    with open_setting(loaded.recipe, model, ENGINES) as setting:
         result = check(setting, probe, risk or [0.01, 0.05, 0.1, 0.2], level or [], _say)
     if out is not None:
         _write(out, result)
+    write_page(out.with_suffix(".html") if out else probe / "check.html", check_page(result))
     other = result["other_conditions"]
     lines = [f"NOT certified here: another {', '.join(other)}"] if other else []
+    lines += [f"NOT certified here: {reason}" for reason in result["other_problems"]]
     lines += [
-        f"risk {row['risk']:g}: {row['harm']['share']:.1%} [{row['harm']['low']:.1%}, {row['harm']['high']:.1%}] spoiled, "
+        f"risk {row['risk']:g}: {row['bad']['share']:.1%} [{row['bad']['low']:.1%}, {row['bad']['high']:.1%}] went bad, "
         f"{row['exits']['share']:.1%} exit, {row['saved']:.1%} fewer completion tokens"
         for row in result["risks"]
     ]
@@ -269,14 +280,16 @@ def probe_eval(
     """Evaluate the recipe's eval problems with early exits; compare the rows with those of reason-rl eval."""
     from reason_rl.evaluate.metrics import summarise
     from reason_rl.recipe.load import load_recipe
-    from reason_rl.stopping.setting import open_setting
+    from reason_rl.stopping.setting import ENGINES, open_setting
     from reason_rl.stopping.workflow import evaluate_exit, load_exit
 
     loaded = load_recipe(recipe, overrides or [])
     target = out or Path(loaded.recipe.output) / "eval" / "exits.jsonl"
-    with open_setting(loaded.recipe, model) as setting:
+    with open_setting(loaded.recipe, model, ENGINES) as setting:
         chosen = load_exit(setting, probe, threshold, allow_uncertified=uncertified)
-        rows = evaluate_exit(setting, chosen, target)
+        for warning in chosen.warnings:
+            _say(f"NOT certified here: {warning}")
+        rows = evaluate_exit(setting, chosen, target, _say)
     exits = sum(row.finish_reason == "exit" for row in rows) / len(rows)
     summary = summarise(rows)
     state = "certified" if chosen.certified else "NOT certified"
@@ -289,6 +302,7 @@ def probe_eval(
         "exits": exits,
         "threshold": chosen.threshold,
         "certified": chosen.certified,
+        "warnings": list(chosen.warnings),
         **summary,
     }
     _emit(value, as_json, text)

@@ -139,6 +139,8 @@ class Guarantee:
         problems: calibration problems, one trace each.
         allowed: how many of them may go bad above the threshold.
         loss: what bad means: "harm" (full trace right, exit wrong) or "disagreement" (the answers differ).
+        shift: the bound also holds for problems drawn from another mixture, in which nothing is more than so many times as
+            common as among the calibration problems.
     """
 
     threshold: float
@@ -147,6 +149,7 @@ class Guarantee:
     problems: int
     allowed: int
     loss: str
+    shift: float = 1.0
 
     def statement(self) -> str:
         """Return the sentence that holds: what is random, what is bounded, at which level, on which assumption."""
@@ -154,9 +157,10 @@ class Guarantee:
             "harm": "exiting turns the right answer of a full trace into a wrong one",
             "disagreement": "exiting gives another answer than the full trace",
         }[self.loss]
-        assumed = (
-            "Assumed: new problems are drawn like the calibration problems and independently of them (one trace each)"
-        )
+        drawn = "drawn like the calibration problems"
+        if self.shift > 1:
+            drawn += f", or from another mixture in which no kind of trace is more than {self.shift:g} times as common,"
+        assumed = f"Assumed: new problems are {drawn} and independently of them (one trace each)"
         fixed = "with the same model, prompt, sampling, cues, probe, elicitor and grader"
         if self.confidence is None:
             return (
@@ -178,8 +182,12 @@ def certify(
     *,
     floor: float = 0.5,
     loss: str = "harm",
+    shift: float = 1.0,
 ) -> Guarantee:
     """Return the threshold with its guarantee; it is never below ``floor``, which costs exits but no validity.
+
+    Where the density of new traces against calibration traces is at most ``shift``,
+    ``P_new(bad) <= shift P_calibration(bad)``: certifying ``risk / shift`` bounds the risk there by ``risk``.
 
     Args:
         bad_scores: one number a calibration problem, see :func:`bad_score`; traces without cues or harm count too.
@@ -187,9 +195,10 @@ def certify(
         confidence: in (0, 1), or None for the bound on average.
         floor: our choice.
         loss: "harm" or "disagreement".
+        shift: at least 1; 1 = new problems come like the calibration problems.
 
     Raises:
-        RecipeError: for fewer calibration problems than any exit needs, naming the number.
+        RecipeError: for a shift below 1, or fewer calibration problems than any exit needs, naming the number.
 
     >>> certify([0.8] * 3 + [-math.inf] * 197, 0.05, 0.9).threshold
     0.5
@@ -198,15 +207,18 @@ def certify(
         raise ValueError(f"loss {loss!r} is not harm or disagreement")
     if np.isnan(np.asarray(bad_scores, dtype=float)).any():
         raise ValueError("the number of a trace is nan; scores that are not numbers count as 0 before")
-    allowed = allowed_bad(len(bad_scores), risk, confidence)
+    if shift < 1:
+        raise RecipeError(f"shift {shift:g} is below 1")
+    aimed = risk / shift
+    allowed = allowed_bad(len(bad_scores), aimed, confidence)
     if allowed < 0:
         at = "on average" if confidence is None else f"with confidence {confidence:g}"
         raise RecipeError(
-            f"calibration: {len(bad_scores)} problems cannot bound the risk by {risk:g} {at}, even if none went bad; "
-            f"{problems_needed(risk, confidence)} are needed at least, several times as many for a useful threshold"
+            f"calibration: {len(bad_scores)} problems cannot bound the risk by {aimed:g} {at}, even if none went bad; "
+            f"{problems_needed(aimed, confidence)} are needed at least, several times as many for a useful threshold"
         )
-    value = max(threshold_at(bad_scores, risk, confidence), floor)
-    return Guarantee(value, risk, confidence, len(bad_scores), allowed, loss)
+    value = max(threshold_at(bad_scores, aimed, confidence), floor)
+    return Guarantee(value, risk, confidence, len(bad_scores), allowed, loss, shift)
 
 
 def _check_levels(risk: float, confidence: float | None) -> None:

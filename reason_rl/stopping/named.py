@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,10 @@ def named_policy(name: str, setting: Setting) -> StopPolicy:
     """
     kind, _, value = name.partition(":")
     tokens = setting.backend.tokens
+    if kind in ("budget", "no_thinking") and setting.recipe.model.end_think_token is None:
+        raise RecipeError(
+            f"eval.stop {name}: closes thinking, and model.end_think_token is null: this model does not think"
+        )
     if kind == "strength":
         try:
             return StopPolicy(edit=TemperatureStop(float(value), tokens))
@@ -38,4 +43,7 @@ def named_policy(name: str, setting: Setting) -> StopPolicy:
         return StopPolicy(rule=BudgetForcing(tokens.end, closing, int(value)))
     if kind == "no_thinking":
         return StopPolicy(rule=NoThinking((tokens.end,), tokens.end))
-    return load_exit(setting, Path(value)).policy
+    chosen = load_exit(setting, Path(value))
+    for warning in chosen.warnings:
+        print(f"reason-rl: NOT certified here: {warning}", file=sys.stderr)
+    return chosen.policy

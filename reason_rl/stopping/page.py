@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from reason_rl.report.figure import AFTER, BEFORE, SOFT, make_figure, render, themed
-from reason_rl.stopping.artefact import Certificate
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -68,45 +67,6 @@ def strength_page(result: Mapping[str, Any]) -> Page:
     return Page(f"Stopping strength {chosen['setting']:g}", lead + ".", notes, tuple(parts))
 
 
-def certificate_page(certificate: Certificate) -> Page:
-    """Return the page of a certified threshold."""
-    figures, guarantee = certificate.figures, certificate.guarantee
-    outcome = figures["on_calibration_problems"]
-    per_cue = figures["per_cue"]
-    notes = (
-        "The figures below are those of the calibration problems, which chose the threshold; other problems will differ.",
-        f"For comparison, the per-cue rule at the same level: threshold {per_cue['threshold']:.4f}. {per_cue['statement']}"
-        if "threshold" in per_cue
-        else f"For comparison, the per-cue rule at the same level is refused: {per_cue['refused']}.",
-    )
-    names = {"exits": "exits", "harm": "right answers lost", "help": "wrong answers put right", "accuracy": "accuracy"}
-    shares = [
-        (label, _share(outcome[name]["share"]), f"{_share(outcome[name]['low'])} to {_share(outcome[name]['high'])}")
-        for name, label in names.items()
-    ]
-    full = outcome["full_accuracy"]
-    shares.append(
-        ("accuracy of full traces", _share(full["share"]), f"{_share(full['low'])} to {_share(full['high'])}")
-    )
-    tokens = (
-        ("tokens with exits", f"{outcome['tokens']:.1f}", ""),
-        ("tokens of full traces", f"{outcome['full_tokens']:.1f}", ""),
-    )
-    levels = tuple(
-        (level, str(row["traces"]), *(_share(row[name]) for name in ("exits", "harm", "help", "saved")))
-        for level, row in figures["exits_by_level"].items()
-    )
-    parts = (
-        Part("Outcome", columns=("", "value", "95 % limits"), rows=(*shares, *tokens)),
-        Part(
-            "Risk and savings by threshold", _risk_curve(figures["risk_coverage"], guarantee.threshold, guarantee.risk)
-        ),
-        Part("Reliability of the probe", _reliability(figures["reliability"], figures["target"])),
-        Part("By difficulty", columns=("level", "traces", "exits", "lost", "put right", "tokens saved"), rows=levels),
-    )
-    return Page(f"{outcome['saved']:.0%} fewer completion tokens by early exits", guarantee.statement(), notes, parts)
-
-
 def comparison_page(result: Mapping[str, Any]) -> Page:
     """Return the page of all rules side by side."""
     setting, runs = result["setting"], result["runs"]
@@ -120,7 +80,7 @@ def comparison_page(result: Mapping[str, Any]) -> Page:
     rows = tuple(
         (
             f"{run['rule']} {run['setting']}".strip(),
-            _share(run["accuracy"]),
+            percent(run["accuracy"]),
             _estimate(run["accuracy_change"], ""),
             f"{run['completion_tokens']:.1f}",
             f"{run['net_tokens']:.1f}",
@@ -165,7 +125,8 @@ def _clouds(runs: Rows) -> str:
     return render(figure, "rules", "Accuracy of each rule against its net tokens")
 
 
-def _share(value: float) -> str:
+def percent(value: float) -> str:
+    """Return a share in percent."""
     return f"{value * 100:.1f} %"
 
 
@@ -177,7 +138,7 @@ def _row(name: str, p: Mapping[str, Any]) -> tuple[str, ...]:
     change = p["accuracy_change"]
     interval = "" if change["low"] is None else f" [{_points(change['low'])}, {_points(change['high'])}]"
     lengths = ["" if p[key] is None else f"{p[key]:.1f}" for key in ("tokens", "tokens_right", "tokens_wrong")]
-    return (name, _share(p["accuracy"]), *lengths, _share(p["cut"]), f"{_points(change['mean'])}{interval}")
+    return (name, percent(p["accuracy"]), *lengths, percent(p["cut"]), f"{_points(change['mean'])}{interval}")
 
 
 def _advantages(result: Mapping[str, Any]) -> str | None:
@@ -207,31 +168,3 @@ def _curve(result: Mapping[str, Any]) -> str:
     axis.yaxis.set_major_formatter("{x:.0%}")
     axis.legend()
     return render(figure, "curve", "Accuracy against completion tokens for each strength")
-
-
-@themed
-def _risk_curve(rows: Rows, threshold: float, risk: float) -> str | None:
-    if not rows:
-        return None
-    figure, (axis,) = make_figure(1, 1, 3.2)
-    for name, colour, label in (("saved", AFTER, "tokens saved"), ("harm", BEFORE, "right answers lost")):
-        axis.plot([row["threshold"] for row in rows], [row[name] for row in rows], color=colour, label=label)
-    axis.axvline(threshold, color=SOFT, linewidth=1)
-    axis.axhline(risk, color=SOFT, linewidth=1, linestyle=(0, (3, 3)))
-    axis.set_xlabel("threshold")
-    axis.yaxis.set_major_formatter("{x:.0%}")
-    axis.legend()
-    return render(figure, "risk", "Share of tokens saved and of right answers lost over thresholds")
-
-
-@themed
-def _reliability(rows: Rows, target: str) -> str | None:
-    if not rows:
-        return None
-    figure, (axis,) = make_figure(1, 1, 3.2)
-    axis.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=(0, (3, 3)))
-    axis.plot([row["score"] for row in rows], [row["right"] for row in rows], "o-", color=AFTER)
-    axis.set_xlabel("score of the probe")
-    axis.set_ylabel(f"share of exits that are {target}")
-    axis.yaxis.set_major_formatter("{x:.0%}")
-    return render(figure, "reliability", "Share of right exits over the probe's score")

@@ -55,6 +55,10 @@ class Probe:
         pairs = enumerate(zip(self.weights, self.biases, strict=True))
         return {name: t for i, (w, b) in pairs for name, t in ((f"{i}.weight", w), (f"{i}.bias", b))}
 
+    def to(self, device: torch.device | str) -> Probe:
+        """Return the same probe on a device."""
+        return Probe(tuple(w.to(device) for w in self.weights), tuple(b.to(device) for b in self.biases))
+
     def digest(self) -> str:
         """Return a hash of the parameters."""
         return tensor_digest(self.tensors())

@@ -33,6 +33,7 @@ class Replay:
         traces: how many.
         exits: share that exits.
         harm: share whose right answer is lost; help: share whose wrong answer becomes right.
+        bad: share that goes bad under the loss asked for.
         accuracy, full_accuracy: with the rule and without.
         tokens, full_tokens: means.
         saved: share of all tokens saved.
@@ -42,6 +43,7 @@ class Replay:
     exits: Limits
     harm: Limits
     help: Limits
+    bad: Limits
     accuracy: Limits
     full_accuracy: Limits
     tokens: float
@@ -108,19 +110,19 @@ def offers(traces: Sequence[Trace], scores: Sequence[Sequence[float]], loss: str
     return Offers(highest, right, tokens, bad)
 
 
-def replay(traces: Sequence[Trace], scores: Sequence[Sequence[float]], threshold: float) -> Replay:
+def replay(traces: Sequence[Trace], scores: Sequence[Sequence[float]], threshold: float, loss: str = "harm") -> Replay:
     """Return what exits at the first cue above ``threshold`` would have done.
 
     Raises:
         ValueError: without traces.
     """
-    return replay_offers(offers(traces, scores), threshold)
+    return replay_offers(offers(traces, scores, loss), threshold)
 
 
 def replay_offers(table: Offers, threshold: float) -> Replay:
     """Return what exits at the first cue above ``threshold`` would have done."""
     taken = table.taken(threshold)
-    right, tokens, _ = table.at(taken)
+    right, tokens, bad = table.at(taken)
     full, before, count = table.right[:, -1], table.tokens[:, -1], len(taken)
 
     def share(flags: Any) -> Limits:
@@ -131,6 +133,7 @@ def replay_offers(table: Offers, threshold: float) -> Replay:
         exits=share(taken < table.highest.shape[1]),
         harm=share(full & ~right),
         help=share(~full & right),
+        bad=share(bad),
         accuracy=share(right),
         full_accuracy=share(full),
         tokens=float(tokens.mean()),
@@ -157,17 +160,17 @@ def reliability(scores: Sequence[float], right: Sequence[bool], bins: int = 10) 
 
 
 def risk_coverage(
-    traces: Sequence[Trace], scores: Sequence[Sequence[float]], points: int = 21
+    traces: Sequence[Trace], scores: Sequence[Sequence[float]], points: int = 21, loss: str = "harm"
 ) -> list[dict[str, float]]:
-    """Return harm, exits and savings over a grid of thresholds: quantiles of the traces' highest scores."""
+    """Return bad exits, all exits and savings over a grid of thresholds: quantiles of the traces' highest scores."""
     highest = [max(row) for row in scores if row]
     if not highest:
         return []
     grid = np.unique(np.quantile(highest, np.linspace(0, 1, points)))
-    rows, table = [], offers(traces, scores)
+    rows, table = [], offers(traces, scores, loss)
     for threshold in (0.0, *grid.tolist()):
         outcome = replay_offers(table, threshold)
         rows.append(
-            {"threshold": threshold, "harm": outcome.harm.share, "exits": outcome.exits.share, "saved": outcome.saved}
+            {"threshold": threshold, "bad": outcome.bad.share, "exits": outcome.exits.share, "saved": outcome.saved}
         )
     return rows

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from reason_rl.answer.verify import make_verifier
 from reason_rl.errors import RecipeError
-from reason_rl.models import context_tokens, load_model, load_tokenizer
+from reason_rl.models import context_tokens, end_think_id, load_model, load_tokenizer
 from reason_rl.problem.prompt import check_context, render_prompts
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
+from reason_rl.rollout.backend import Backend
+from reason_rl.rollout.engines import make_backend
 from reason_rl.rollout.grading import Grader
 from reason_rl.stopping.artefact import Conditions, Fingerprint, ProbeCard, fingerprint
 from reason_rl.stopping.generate import StoppingBackend
 from reason_rl.stopping.probe import Probe
-from reason_rl.stopping.rule import Elicitor
-from reason_rl.stopping.thinking import think_tokens
+from reason_rl.stopping.rule import Elicitor, StopPolicy
+from reason_rl.stopping.rules.probe_exit import ProbeExit
+from reason_rl.stopping.thinking import think_tokens, whole_completion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,15 +31,18 @@ if TYPE_CHECKING:
 
 # Closes thinking and opens the answer's box; the end-of-think token of the recipe goes in front.
 ANSWER_OPENING = "\n\n\\boxed{"
+PLAIN_OPENING = "\n\nThe final answer is \\boxed{"  # of a model that does not think
+ENGINES = ("hf", "vllm")  # that exits by a probe are there for
 
 
 @dataclass(frozen=True)
 class Setting:
-    """An opened recipe."""
+    """An opened recipe; ``sampler`` writes full traces with the recipe's engine, ``backend`` decodes under any rule."""
 
     recipe: Recipe
     tokenizer: PreTrainedTokenizerBase
     backend: StoppingBackend
+    sampler: Backend
     grader: Grader
 
     @property
@@ -44,6 +50,23 @@ class Setting:
         """How the recipe's evaluation samples."""
         assert self.recipe.eval is not None
         return self.recipe.eval
+
+    def eval_problems(self, levels: Sequence[int] = ()) -> list[Problem]:
+        """Return the problems of the recipe's evaluation, of some levels only where given.
+
+        Raises:
+            RecipeError: when none is of these levels.
+        """
+        return self.problems(self.sampling.data, self.sampling.limit, levels)
+
+    def under(self, policy: StopPolicy) -> Backend:
+        """Return what decodes under a policy with the recipe's engine; vllm knows exits by a probe only."""
+        if self.recipe.rollout.engine == "hf":
+            return self.backend.under(policy)
+        from reason_rl.stopping.vllm_exit import VLLMExits
+
+        assert isinstance(policy.rule, ProbeExit)
+        return VLLMExits(self.sampler, policy.rule, self.backend.tokens)  # type: ignore[arg-type]
 
     def problems(self, data: Any, count: int | None = None, levels: Sequence[int] = ()) -> list[Problem]:
         """Return the problems of a data section, of some levels only where given, the first ``count`` of them.
@@ -82,46 +105,59 @@ class Setting:
             prompt=self.recipe.prompt.model_dump(),
             sampling={name: getattr(sampling, name) for name in names},
             grader=self.recipe.answer.verify,
+            engine=self.recipe.rollout.engine,
         )
 
 
 @contextlib.contextmanager
-def open_setting(recipe: Recipe, folder: Path | None = None) -> Iterator[Setting]:
-    """Load model, tokenizer and grader of a recipe while the block runs.
+def open_setting(recipe: Recipe, folder: Path | None = None, engines: Sequence[str] = ("hf",)) -> Iterator[Setting]:
+    """Load model, tokenizer, grader and engine of a recipe while the block runs.
 
     Args:
         recipe: needs an ``eval`` section.
         folder: a trained model or adapter to take instead.
+        engines: that what follows can work with.
 
     Raises:
-        RecipeError: without ``eval``, for a model that does not think, or when model or data cannot be used.
+        RecipeError: without ``eval``, for an engine that cannot do it, or when model or data cannot be used.
     """
     if recipe.eval is None:
         raise RecipeError("eval: is missing; it says which problems to calibrate on and how to sample")
-    if recipe.rollout.engine != "hf":
+    if recipe.rollout.engine not in engines:
         raise RecipeError(
-            f"rollout.engine {recipe.rollout.engine}: stopping decodes with hf; override rollout.engine=hf"
+            f"rollout.engine {recipe.rollout.engine}: this decodes with {' or '.join(engines)}; override rollout.engine=hf"
         )
     tokenizer = load_tokenizer(recipe.model)
     model = load_model(recipe.model, folder=folder)
-    tokens = think_tokens(model, tokenizer, recipe.model.end_think_token)
+    closing = end_think_id(tokenizer, recipe.model.end_think_token)
+    if closing is None:
+        tokens = whole_completion(model, tokenizer)
+    else:
+        tokens = think_tokens(model, tokenizer, recipe.model.end_think_token)
     backend = StoppingBackend(model, tokens, int(tokenizer.pad_token_id), max_batch_rows=recipe.rollout.max_batch_rows)
+    sampler = make_backend(recipe, model, tokenizer)
+    sampler.sync_weights(0)
     with make_verifier(recipe.answer.verify, recipe.answer.timeout_seconds) as verifier:
-        yield Setting(recipe, tokenizer, backend, Grader(tokenizer, verifier, tokens.end, recipe.answer.find))
+        yield Setting(recipe, tokenizer, backend, sampler, Grader(tokenizer, verifier, closing, recipe.answer.find))
 
 
 def make_elicitor(setting: Setting, text: str | None, answer_tokens: int) -> Elicitor:
     r"""Return the elicitor of a text; by default the end-of-think token and ``\boxed{``.
 
+    A model that does not think has nothing to close: its elicitor only opens the answer, and must not end the completion.
+
     Raises:
-        RecipeError: unless the text closes thinking exactly once and the tokenizer can write it.
+        RecipeError: unless the text closes thinking exactly once, where there is thinking, and the tokenizer can write it.
     """
     end = setting.recipe.model.end_think_token
-    written = text if text is not None else f"{end}{ANSWER_OPENING}"
+    default = PLAIN_OPENING if end is None else f"{end}{ANSWER_OPENING}"
+    written = text if text is not None else default
     ids = tuple(setting.tokenizer(written, add_special_tokens=False).input_ids)
     tokens = setting.backend.tokens
-    if ids.count(tokens.end) != 1:
-        raise RecipeError(f"elicitor {written!r}: holds {end} {ids.count(tokens.end)} times; once is wanted")
+    wanted = ("never", 0) if end is None else ("once", 1)
+    if ids.count(tokens.end) != wanted[1]:
+        name = end or "the end of a completion"
+        raise RecipeError(f"elicitor {written!r}: holds {name} {ids.count(tokens.end)} times; {wanted[0]} is wanted")
     if setting.tokenizer.unk_token_id in ids and setting.tokenizer.unk_token_id is not None:
         raise RecipeError(f"elicitor {written!r}: the tokenizer cannot write it")
     return Elicitor(ids, answer_tokens, tokens.eos)

@@ -35,6 +35,10 @@ def make_kit(setting: Setting, folder: Path, word: str, hint: str, learn_from: i
     Raises:
         RecipeError: for a probe of another model, without training problems, or a word that the tokenizer cannot write.
     """
+    if setting.recipe.model.end_think_token is None:
+        raise RecipeError(
+            "model.end_think_token: is null; most rules compared close thinking, which this model does not do"
+        )
     probe, card = load_probe(folder, setting.fingerprint())
     certificate = load_certificate(folder)
     kit = Kit(setting, probe, card, certificate, word, hint)
@@ -76,7 +80,7 @@ def run_comparison(kit: Kit, out: Path, say: Say) -> dict[str, Any]:
     Runs are kept beside ``out`` one by one, so an interrupted comparison goes on where it was.
     """
     setting = kit.setting
-    problems = setting.problems(setting.sampling.data)
+    problems = setting.eval_problems()
     sampled = EvalOptions(**setting.sampling.model_dump(include={field.name for field in fields(EvalOptions)}))
     header = {
         "model": setting.recipe.model.path,

@@ -102,7 +102,8 @@ def scale_stop(logits: Logits, strength: Rows, where: Phase, tokens: ThinkTokens
     [[0.0, -inf, 0.6931471824645996], [0.0, 0.0, 0.0]]
     """
     edited = logits.clone()
-    banned = list(tokens.eos) if options.mask_eos else []
+    # Where a completion does not think, its end is the stop token itself.
+    banned = [token for token in tokens.eos if token != tokens.end] if options.mask_eos else []
     if options.mask_restart and tokens.start is not None:
         banned.append(tokens.start)
     edited[:, banned] = -torch.inf

@@ -89,3 +89,10 @@ def think_tokens(
     if end_id is None:
         raise RecipeError("model.end_think_token: stopping needs a model that closes its thinking with a token")
     return ThinkTokens(end_id, tokenizer.get_vocab().get(start), tuple(eos_ids(model, tokenizer)))
+
+
+def whole_completion(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> ThinkTokens:
+    """Return the ids for a model that does not think: all of a completion counts as thinking, and its end closes it."""
+    from reason_rl.models import eos_ids
+
+    return ThinkTokens(int(tokenizer.eos_token_id), None, tuple(eos_ids(model, tokenizer)))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reason_rl.problem.record import Problem
-from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest, sampling_seed
+from reason_rl.rollout.backend import Backend, Sample, SamplingOptions, SamplingRequest, sampling_seed
 from reason_rl.rollout.grading import Grader
 from reason_rl.rollout.hf import HFBackend, sampling_mode
 from reason_rl.stopping.cues import Cues
@@ -111,6 +111,7 @@ def collect(
     seed: int,
     on_progress: Callable[[int, int], None] | None = None,
     on_tried: Callable[[int, int], None] | None = None,
+    sampler: Backend | None = None,
 ) -> list[Trace]:
     """Sample one trace a problem, then try the exit at each of its cues.
 
@@ -126,13 +127,14 @@ def collect(
         seed: of the traces.
         on_progress: called with (traces sampled, traces).
         on_tried: called with (traces whose exits were tried, traces).
+        sampler: another engine with the same weights that writes the traces; their exits are tried with the backend's model.
     """
     requests = [
         SamplingRequest(tuple(prompt), max_tokens, sampling_seed(seed, problem.id, 0))
         for problem, prompt in zip(problems, prompts, strict=True)
     ]
     plain = HFBackend(backend.model, backend.tokens.eos, backend.pad_token_id, backend.max_batch_rows)
-    samples = plain.generate(requests, options, on_progress)
+    samples = (sampler or plain).generate(requests, options, on_progress)
     texts = [
         Text(tuple(prompt), ids, cue_places(prompt, ids, backend.tokens, recorder.cues))
         for prompt, ids in zip(prompts, [sample.token_ids for sample in samples], strict=True)

@@ -22,7 +22,7 @@ from reason_rl.stopping.artefact import (
     save_certificate,
     save_probe,
 )
-from reason_rl.stopping.conformal import certify, problems_needed
+from reason_rl.stopping.conformal import certify
 from reason_rl.stopping.cues import Cues, word_cues
 from reason_rl.stopping.fit import Fit, FitOptions, fit_probe
 from reason_rl.stopping.lynx import cue_threshold
@@ -36,6 +36,7 @@ from reason_rl.stopping.replay import (
     risk_coverage,
     score_traces,
 )
+from reason_rl.stopping.reuse import not_exchangeable, population
 from reason_rl.stopping.rule import Elicitor, StopPolicy
 from reason_rl.stopping.rules.budget_forcing import BudgetForcing
 from reason_rl.stopping.rules.probe_exit import ProbeExit
@@ -69,7 +70,7 @@ def calibrate_strength(
         elicitor: what budget forcing writes at its cap.
         say: told the progress.
     """
-    problems = setting.problems(setting.sampling.data)
+    problems = setting.eval_problems()
     prompts = setting.prompts(problems)
     sampled = EvalOptions(**setting.sampling.model_dump(include={field.name for field in fields(EvalOptions)}))
 
@@ -111,8 +112,13 @@ class ProbePlan:
     target: Target = "safe"
 
 
-def fit_from(setting: Setting, plan: ProbePlan, options: FitOptions, count: int, folder: Path, say: Say) -> Fit:
+def fit_from(
+    setting: Setting, plan: ProbePlan, options: FitOptions, count: int, folder: Path, say: Say
+) -> tuple[Fit, dict[str, Any]]:
     """Sample traces of the recipe's training problems, try the exit at each cue, fit a probe, write it into ``folder``.
+
+    Returns:
+        The fit, and its figures as they are kept with the probe.
 
     Raises:
         RecipeError: without training problems, for cues that never come, or when nothing can be learned.
@@ -137,8 +143,11 @@ def fit_from(setting: Setting, plan: ProbePlan, options: FitOptions, count: int,
         torch.tensor([label for trace in offered for label in trace.labels(plan.target)]),
         [trace.problem_id for trace in offered for _ in trace.positions],
         options,
+        in_tenths(say, "epochs at most"),
     )
-    figures = {
+    held = [trace for trace in offered if trace.problem_id in set(fit.held_out)]
+    scores = [score for row in score_traces(fit.probe, held) for score in row]
+    figures: dict[str, Any] = {
         "auc": fit.auc,
         "accuracy": fit.accuracy,
         "base_rate": fit.base_rate,
@@ -148,22 +157,24 @@ def fit_from(setting: Setting, plan: ProbePlan, options: FitOptions, count: int,
         "problems_without_cues": len(traces) - len(offered),
         "completion_tokens": sum(trace.tokens for trace in traces),
         "label_tokens": sum(trace.label_tokens for trace in traces),
+        "reliability": reliability(scores, [good for trace in held for good in trace.labels(plan.target)]),
     }
     ids = tuple(problem.id for problem in problems)
     card = ProbeCard(setting.fingerprint(), layers, cues, plan.elicitor, figures, ids, plan.target)
     save_probe(folder, fit.probe, card)
-    return fit
+    return fit, figures
 
 
 @dataclass(frozen=True)
 class Levels:
-    """What is to be guaranteed: risk, confidence (None = on average), loss, a floor of the threshold, on which levels."""
+    """What is to be guaranteed: risk, confidence (None = on average), loss, a floor, on which levels, under which shift."""
 
     risk: float
     confidence: float | None
     loss: str
     floor: float = MIN_THRESHOLD
     difficulty: tuple[int, ...] = ()
+    shift: float = 1.0
 
 
 def certify_from(setting: Setting, folder: Path, levels: Levels, say: Say, seed: int = 1) -> Certificate:
@@ -173,11 +184,9 @@ def certify_from(setting: Setting, folder: Path, levels: Levels, say: Say, seed:
         RecipeError: for a probe of another model, problems used before, or too few of them.
     """
     probe, card = load_probe(folder, setting.fingerprint())
-    problems = setting.problems(setting.sampling.data, levels=levels.difficulty)
-    needed = problems_needed(levels.risk, levels.confidence)
-    if len(problems) < needed:
-        # The refusal of ``certify``, before anything is sampled.
-        certify([float("-inf")] * len(problems), levels.risk, levels.confidence)
+    problems = setting.eval_problems(levels.difficulty)
+    # Its refusals, before anything is sampled.
+    certify([float("-inf")] * len(problems), levels.risk, levels.confidence, shift=levels.shift)
     check_disjoint(problems, card.problems, "used to fit the probe")
     if setting.recipe.data is not None:
         trained = [problem.id for problem in setting.problems(setting.recipe.data)]
@@ -190,30 +199,42 @@ def certify_from(setting: Setting, folder: Path, levels: Levels, say: Say, seed:
         levels.confidence,
         floor=levels.floor,
         loss=levels.loss,
+        shift=levels.shift,
     )
     flat = [score for row in scores for score in row]
     right = [flag for trace in traces for flag in trace.exits_right]
-    figures = {
+    figures: dict[str, Any] = {
         "bad_scores": sorted((number for number in numbers if number > float("-inf")), reverse=True),
-        "on_calibration_problems": replay(traces, scores, guarantee.threshold).figures(),
+        "on_calibration_problems": replay(traces, scores, guarantee.threshold, levels.loss).figures(),
         "per_cue": _per_cue(flat, right, levels.risk),
         "target": card.target,
         "reliability": reliability(flat, [good for t in traces for good in t.labels(card.target)]) if flat else [],
-        "risk_coverage": risk_coverage(traces, scores),
-        "exits_by_level": _by_level(traces, scores, guarantee.threshold),
+        "risk_coverage": risk_coverage(traces, scores, loss=levels.loss),
+        "exits_by_level": _by_level(traces, scores, guarantee.threshold, levels.loss),
     }
-    certificate = Certificate(guarantee, setting.conditions(probe, card), tuple(p.id for p in problems), figures)
+    if setting.recipe.rollout.engine == "vllm":
+        from reason_rl.stopping.drift import check_drift
+
+        rule = ProbeExit(probe, card.layers, card.cues, card.elicitor, guarantee.threshold)
+        figures["engine_drift"] = check_drift(setting, rule, setting.prompts(problems))
+    ids = tuple(problem.id for problem in problems)
+    certificate = Certificate(guarantee, setting.conditions(probe, card), ids, figures, population(problems))
     save_certificate(folder, certificate)
     return certificate
 
 
 @dataclass(frozen=True)
 class CertifiedExit:
-    """A policy that exits by a probe, its threshold, and whether the guarantee holds under the conditions at hand."""
+    """A policy that exits by a probe, its threshold, and whether the guarantee holds here.
+
+    ``warnings`` say why it does not although the conditions are those of the certificate: problems that do not come like
+    the calibration problems.
+    """
 
     policy: StopPolicy
     threshold: float
     certified: bool
+    warnings: tuple[str, ...] = ()
 
 
 def load_exit(
@@ -234,17 +255,31 @@ def load_exit(
             raise RecipeError(f"threshold {value:g} is below the certified {lowest:g}: nothing is guaranteed there")
         certified = False
     rule = ProbeExit(probe, card.layers, card.cues, card.elicitor, value)
-    return CertifiedExit(StopPolicy(rule=rule), value, certified)
+    used = (*card.problems, *certificate.problems)
+    warnings = not_exchangeable(setting.eval_problems(), certificate.population, used) if certified else []
+    return CertifiedExit(StopPolicy(rule=rule), value, certified and not warnings, tuple(warnings))
 
 
-def evaluate_exit(setting: Setting, chosen: CertifiedExit, out: Path) -> list[EvalRow]:
+def evaluate_exit(setting: Setting, chosen: CertifiedExit, out: Path, say: Say) -> list[EvalRow]:
     """Evaluate the recipe's eval problems with exits and write rows that ``reason-rl compare`` reads."""
-    problems = setting.problems(setting.sampling.data)
+    problems = setting.eval_problems()
     sampled = EvalOptions(**setting.sampling.model_dump(include={field.name for field in fields(EvalOptions)}))
-    backend = setting.backend.under(chosen.policy)
-    rows = evaluate_model(backend, setting.grader, problems, setting.prompts(problems), sampled)
-    exits = {"threshold": chosen.threshold, "certified": chosen.certified}
-    header = {"model": setting.recipe.model.path, "problems": len(problems), "engine": "hf", **asdict(sampled), **exits}
+    rows = evaluate_model(
+        setting.under(chosen.policy),
+        setting.grader,
+        problems,
+        setting.prompts(problems),
+        sampled,
+        in_tenths(say, "completions decoded"),
+    )
+    header = {
+        "model": setting.recipe.model.path,
+        "problems": len(problems),
+        "engine": setting.recipe.rollout.engine,
+        **asdict(sampled),
+        "threshold": chosen.threshold,
+        "certified": chosen.certified,
+    }
     write_rows(out, header, rows)
     return rows
 
@@ -269,11 +304,12 @@ def check(
     """
     probe, card = load_probe(folder, setting.fingerprint())
     certificate = load_certificate(folder)
-    problems = setting.problems(setting.sampling.data, levels=difficulty)
+    problems = setting.eval_problems(difficulty)
     check_disjoint(problems, card.problems, "used to fit the probe")
     check_disjoint(problems, certificate.problems, "used to calibrate it")
     traces, scores = _scored(setting, folder, (probe, card), problems, seed, say)
-    table = offers(traces, scores)
+    guarantee = certificate.guarantee
+    table = offers(traces, scores, guarantee.loss)
     rows = []
     for risk in risks:
         threshold = max(certificate.threshold_at(risk), MIN_THRESHOLD)
@@ -282,7 +318,12 @@ def check(
         "traces": len(traces),
         "levels": sorted({trace.level for trace in traces if trace.level is not None}),
         "other_conditions": certificate.conditions.differences(setting.conditions(probe, card)),
+        "other_problems": not_exchangeable(problems, certificate.population, ()),
         "risks": rows,
+        "loss": guarantee.loss,
+        "certified_risk": guarantee.risk,
+        "risk_coverage": risk_coverage(traces, scores, loss=guarantee.loss),
+        "by_level": _by_level(traces, scores, guarantee.threshold, guarantee.loss),
     }
 
 
@@ -295,7 +336,7 @@ def validate(
         RecipeError: for a probe of another model, problems it was fitted on, or too few of them.
     """
     probe, card = load_probe(folder, setting.fingerprint())
-    problems = setting.problems(setting.sampling.data)
+    problems = setting.eval_problems()
     check_disjoint(problems, card.problems, "used to fit the probe")
     traces, scores = _scored(setting, folder, (probe, card), problems, seed, say)
     rows = []
@@ -320,6 +361,7 @@ def _traces(setting: Setting, problems: Sequence[Problem], recorder: Recorder, s
         seed,
         in_tenths(say, "traces sampled"),
         in_tenths(say, "traces with all exits tried"),
+        setting.sampler,
     )
 
 
@@ -328,7 +370,7 @@ def _scored(
 ) -> tuple[list[Trace], Scores]:
     """Return traces of the problems with the probe's scores: those kept beside the probe, or new ones, which are kept."""
     probe, card = made
-    every = setting.problems(setting.sampling.data)
+    every = setting.eval_problems()
     path, of_all = (
         traces_path(folder, setting.conditions(probe, card), card.layers, [p.id for p in some], seed)
         for some in (problems, every)
@@ -372,16 +414,18 @@ def _per_cue(scores: Sequence[float], right: Sequence[bool], miss: float) -> dic
     return {"threshold": rule.threshold, "statement": rule.statement()}
 
 
-def _by_level(traces: Sequence[Trace], scores: Sequence[Sequence[float]], threshold: float) -> dict[str, Any]:
+def _by_level(
+    traces: Sequence[Trace], scores: Sequence[Sequence[float]], threshold: float, loss: str
+) -> dict[str, Any]:
     levels = sorted({trace.level for trace in traces if trace.level is not None})
     outcome = {}
     for level in levels:
         inside = [i for i, trace in enumerate(traces) if trace.level == level]
-        result = replay([traces[i] for i in inside], [scores[i] for i in inside], threshold)
+        result = replay([traces[i] for i in inside], [scores[i] for i in inside], threshold, loss)
         outcome[str(level)] = {
             "traces": len(inside),
             "exits": result.exits.share,
-            "harm": result.harm.share,
+            "bad": result.bad.share,
             "help": result.help.share,
             "saved": result.saved,
         }

@@ -10,7 +10,10 @@ from typer.testing import CliRunner
 
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.records import EvalRow, read_rows
+from reason_rl.recipe.load import load_recipe
 from reason_rl.stopping.commands import probe_app, stop_app
+from reason_rl.stopping.named import named_policy
+from reason_rl.stopping.setting import open_setting
 from reason_rl.stopping.strength import advantage, check_strengths, choose, point
 
 SMALL = ["data.count=400", "eval.data.count=48", "eval.data.split=calibration", "eval.max_tokens=128", "eval.samples=1"]
@@ -95,6 +98,9 @@ def probe(tmp_path_factory):
     options = ["--problems", "90", "--every", "12", *layers, "--answer-tokens", "6", "--out", folder, "--json"]
     result = run(probe_app, "fit", "tiny/dler", *SMALL, *options)
     assert result["auc"] > 0.5
+    page = (folder / "probe.html").read_text()
+    assert page.count("<svg") == 1
+    assert f"AUC {result['auc']:.2f}" in page
     return folder
 
 
@@ -108,7 +114,8 @@ def test_probe_calibrate_certifies_and_says_what_holds(probe):
     assert stored["conditions"]["sampling"]["max_tokens"] == 128
     page = (probe / "certificate.html").read_text()
     assert result["statement"] in page
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
+    assert all(part in page for part in ("Reliability of the probe", "Risk against coverage", "By difficulty"))
 
 
 def test_probe_validity_counts_over_splits(probe):
@@ -123,7 +130,7 @@ def test_probe_eval_writes_rows_that_compare_and_marks_other_conditions(probe, t
     test = [*SMALL[:2], "eval.data.split=test", *SMALL[3:]]
     run(probe_app, "calibrate", "tiny/dler", probe, *SMALL, "--risk", "0.1", "--json")
     result = run(probe_app, "eval", "tiny/dler", probe, *test, "--out", tmp_path / "exits.jsonl", "--json")
-    assert result["certified"] is True
+    assert (result["certified"], result["warnings"]) == (True, [])
     assert result["exits"] > 0
     rows_read = read_rows(tmp_path / "exits.jsonl")
     assert len(rows_read.rows) == 48
@@ -136,6 +143,10 @@ def test_probe_eval_writes_rows_that_compare_and_marks_other_conditions(probe, t
         probe_app, "eval", "tiny/dler", probe, *cooler, "--out", tmp_path / "c.jsonl", "--uncertified", "--json"
     )
     assert result["certified"] is False
+    again = run(probe_app, "eval", "tiny/dler", probe, *SMALL, "--out", tmp_path / "again.jsonl", "--json")
+    assert again["certified"] is False
+    assert again["warnings"][0].startswith("48 of 48 problems (p-")
+    assert read_rows(tmp_path / "again.jsonl").header["certified"] is False
     higher = run(
         probe_app, "eval", "tiny/dler", probe, *test, "--threshold", "1", "--out", tmp_path / "n.jsonl", "--json"
     )
@@ -153,6 +164,7 @@ def test_probe_eval_writes_rows_that_compare_and_marks_other_conditions(probe, t
             r"problems \(p-.*\) were used to fit the probe",
         ),
         (["--risk", "0.1", "model.path=tiny-random-llama"], "made with another model"),
+        (["--risk", "0.1", "--shift", "4"], r"48 problems cannot bound the risk by 0.025 .* 91 are needed"),
         (["--loss", "regret"], "harm or disagreement"),
     ],
 )
@@ -169,12 +181,34 @@ def test_probe_calibrate_refuses_what_would_not_hold(probe, changes, message):
         (["--elicitor", "</think> </think>"], "holds </think> 2 times"),
         (["--layer", "9"], "the model has layers 1 to 4"),
         (["--kind", "forest"], "logistic or mlp"),
-        (["model.end_think_token=null"], "closes its thinking"),
+        (["model.end_think_token=null"], "the tokenizer cannot write it"),
+        (["model.end_think_token=null", "--elicitor", "<eos>"], "holds the end of a completion 1 times; never"),
+        (["rollout.engine=vllm_server"], "vllm_server: this decodes with hf or vllm|rollout.server"),
     ],
 )
 def test_probe_fit_refuses_what_cannot_work(tmp_path, arguments, message):
     with pytest.raises(RecipeError, match=message):
         run(probe_app, "fit", "tiny/dler", *SMALL, "--problems", "6", "--out", tmp_path, *arguments)
+
+
+def test_a_model_that_does_not_think_exits_with_an_answer_and_nothing_to_close(tmp_path):
+    plain = [*SMALL, "model.end_think_token=null"]
+    options = ["--every", "8", "--answer-tokens", "6", "--elicitor", "\\boxed{", "--target", "same"]
+    run(probe_app, "fit", "tiny/dler", *plain, "--problems", "60", *options, "--out", tmp_path, "--json")
+    assert len(json.loads((tmp_path / "probe.json").read_text())["elicitor"]["ids"]) == 1
+    changed = ["--loss", "disagreement", "--risk", "0.2", "--json"]
+    made = run(probe_app, "calibrate", "tiny/dler", tmp_path, *plain, *changed)
+    assert "another answer than the full trace is at most 0.2" in made["statement"]
+    assert made["on_calibration_problems"]["bad"]["share"] <= 0.2
+    assert "answers changed" in (tmp_path / "certificate.html").read_text()
+    test = [*plain, "eval.data.split=test"]
+    assert run(probe_app, "check", "tiny/dler", tmp_path, *test, "--risk", "0.2", "--json")["loss"] == "disagreement"
+    with open_setting(load_recipe("tiny/dler", plain).recipe) as setting:
+        for stop in ("budget:8", "no_thinking"):
+            with pytest.raises(RecipeError, match="this model does not think"):
+                named_policy(stop, setting)
+    with pytest.raises(RecipeError, match="most rules compared close thinking"):
+        run(probe_app, "compare", "tiny/dler", tmp_path, *plain, "--out", tmp_path / "c.json")
 
 
 @pytest.mark.parametrize("module", ["reason_rl.stopping.commands", "reason_rl.stopping.conformal"])

@@ -98,12 +98,16 @@ def test_calibrating_again_samples_nothing_again(probe, monkeypatch):
 
 def test_check_tells_what_happens_under_other_conditions(probe):
     same = invoke(probe_app, "check", "tiny/dler", probe, *SMALL, "--risk", "0.2", "--json")
-    assert same["other_conditions"] == []
+    assert (same["other_conditions"], same["other_problems"]) == ([], [])
     assert same["traces"] == 60
     assert [row["risk"] for row in same["risks"]] == [0.2]
     hard = invoke(probe_app, "check", "tiny/dler", probe, *SMALL, "--level", "6", "--risk", "0.2", "--json")
     assert hard["levels"] == [6]
     assert 0 < hard["traces"] < 20
+    assert hard["other_problems"] == ["levels 6; calibrated on levels 1, 2, 3, 4, 5, 6"]
+    page = (probe / "check.html").read_text()
+    assert "nothing is promised for them: levels 6" in page
+    assert page.count("<svg") == 1
     cooler = invoke(probe_app, "check", "tiny/dler", probe, *SMALL, "eval.temperature=0.6", "--risk", "0.2", "--json")
     assert cooler["other_conditions"] == ["sampling"]
     with pytest.raises(RecipeError, match="were used to calibrate it"):

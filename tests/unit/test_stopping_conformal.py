@@ -278,6 +278,27 @@ def test_statements_say_what_is_random_bounded_and_assumed():
     assert "no bound for a trace" in cue_threshold([0.1] * 40 + [0.9], [False] * 40 + [True], 0.05).statement()
 
 
+@pytest.mark.parametrize(("shift", "holds"), [(1.0, False), (2.0, True)])
+def test_a_bound_under_shift_holds_where_hard_traces_become_twice_as_common(shift, holds):
+    rng = np.random.default_rng(3)
+    exceeded = 0
+    for _ in range(400):
+        # A fifth of the calibration traces is hard; nearly all trouble comes from them.
+        hard = rng.random(400) < 0.2
+        numbers = np.where(hard, rng.random(400), rng.random(400) ** 4)
+        threshold = certify(numbers, 0.1, 0.9, floor=0.0, shift=shift).threshold
+        # Hard traces: 1 - t of them are bad, easy ones: 1 - t^(1/4). Now two fifths are hard.
+        exceeded += 0.4 * (1 - threshold) + 0.6 * (1 - threshold**0.25) > 0.1
+    assert (exceeded / 400 <= 0.1) == holds
+    stricter = certify([0.5] * 400, 0.1, 0.9, shift=2.0)
+    assert stricter.allowed == allowed_bad(400, 0.05, 0.9)
+    assert "no kind of trace is more than 2 times as common" in stricter.statement()
+    with pytest.raises(RecipeError, match=r"40 problems cannot bound the risk by 0.05 .* 45 are needed"):
+        certify([0.5] * 40, 0.1, 0.9, shift=2.0)
+    with pytest.raises(RecipeError, match=r"shift 0.5 is below 1"):
+        certify([0.5] * 40, 0.1, 0.9, shift=0.5)
+
+
 @pytest.mark.parametrize(("risk", "confidence"), [(0.0, 0.9), (1.0, 0.9), (0.05, 1.0), (0.05, 0.0)])
 def test_levels_that_are_none_are_refused(risk, confidence):
     with pytest.raises(RecipeError, match="is not between 0 and 1"):

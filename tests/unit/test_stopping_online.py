@@ -161,7 +161,7 @@ def test_the_risk_of_a_trace_follows_its_number(bench, probe):
 def test_curves_of_the_recorded_traces(bench, probe):
     scores = score_traces(probe, bench.traces)
     curve = risk_coverage(bench.traces, scores)
-    assert curve[-1]["exits"] == 0 == curve[-1]["harm"]
+    assert curve[-1]["exits"] == 0 == curve[-1]["bad"]
     assert [row["exits"] for row in curve] == sorted((row["exits"] for row in curve), reverse=True)
     flat = [score for row in scores for score in row]
     rows = reliability(flat, [r for t in bench.traces for r in t.exits_right])

@@ -161,8 +161,8 @@ def test_auc_counts_ties_half_and_needs_both_kinds():
 def test_a_saved_probe_comes_back_for_the_same_model_only(saved, make_llama, tiny_tokenizer):
     folder, probe, made_with = saved
     loaded, card = load_probe(folder, made_with)
-    features = torch.randn(5, 32)
-    assert torch.equal(loaded.score(features), probe.score(features))
+    assert all(torch.equal(*pair) for pair in zip(loaded.weights, probe.weights, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(loaded.biases, probe.biases, strict=True))
     assert (card.layers, card.cues, card.elicitor, card.problems) == ((2,), CUES, ELICITOR, ("p1", "p2"))
     with pytest.raises(RecipeError, match="made with another model"):
         load_probe(folder, fingerprint(make_llama(seed=1), tiny_tokenizer))
@@ -218,7 +218,7 @@ def test_tensors_that_are_no_probe_are_refused():
 
 def test_a_certificate_holds_under_its_conditions_alone(tmp_path):
     guarantee = certify([0.9, 0.8] + [float("-inf")] * 198, 0.05, 0.9)
-    certificate = Certificate(guarantee, conditions(), ("p1",), {"exits": 0.8})
+    certificate = Certificate(guarantee, conditions(), ("p1",), {"exits": 0.8}, {"sources": ["world"], "levels": [1]})
     save_certificate(tmp_path, certificate)
     loaded = load_certificate(tmp_path)
     assert loaded == certificate

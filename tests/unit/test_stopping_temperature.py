@@ -133,6 +133,14 @@ def test_limits_and_masks_while_thinking():
     assert (masked[0] == -torch.inf).tolist() == [False, False, False, True, True, False]
 
 
+def test_where_a_completion_does_not_think_its_end_is_what_is_scaled():
+    logits = torch.tensor([[1.0, 0.5, 0.0, 0.2]])
+    where = Phase(torch.tensor([True]), torch.tensor([4]))
+    edited = scale_stop(logits, torch.tensor([3.0]), where, ThinkTokens(end=1, start=None, eos=(1, 3)), StopOptions())
+    assert edited[0, 1] > logits[0, 1]
+    assert edited[0, 3] == -torch.inf
+
+
 def test_half_precision_is_computed_in_single():
     z = (torch.randn(16, 4000, generator=torch.Generator().manual_seed(1)) * 3).bfloat16()
     exact = stop_logit(z.double().float(), 0, torch.full((16,), 2.0), "logprob")
