@@ -72,6 +72,7 @@ def open_run(loaded: Any, resume: bool) -> Any:
 
     folder = RunFolder(Path(loaded.recipe.output))
     if folder.finished:
+        folder.check_recipe(loaded.resolved())
         say(f"{folder.path} is finished; nothing to do (name another output= to run again)")
         return None
     folder.prepare(loaded.resolved(), resume=resume)
@@ -115,21 +116,25 @@ def train(
     """Train only; works under accelerate launch -m reason_rl.cli train RECIPE."""
     import os
 
+    from reason_rl.run_folder import RunFolder
+
     loaded = smoked(load(recipe, overrides), resume) if smoke else load(recipe, overrides)
-    if int(os.environ.get("RANK", "0")) == 0:
-        folder = open_run(loaded, resume)
-    else:
-        from reason_rl.run_folder import RunFolder
+    folder, first = RunFolder(Path(loaded.recipe.output)), int(os.environ.get("RANK", "0")) == 0
+    done = folder.training()
+    if done is not None:
+        folder.check_recipe(loaded.resolved())
+    elif first:
+        folder.prepare(loaded.resolved(), resume=resume)
+    if done is None:
+        from reason_rl.pipeline import train as train_recipe
 
-        folder = RunFolder(Path(loaded.recipe.output))
-    if folder is None:
-        return
-    from reason_rl.pipeline import train as train_recipe
-
-    result = train_recipe(loaded.recipe, folder, resume=resume, say=say)
-    if int(os.environ.get("RANK", "0")) == 0:
-        value = {"model": str(result.model), "steps": result.steps, "seconds": result.seconds}
-        emit(value, as_json, f"trained {result.steps} steps in {result.seconds:.0f} s: {result.model}")
+        result = train_recipe(loaded.recipe, folder, resume=resume, say=say)
+        done = {"steps": result.steps, "seconds": result.seconds}
+    elif first:
+        say(f"{folder.path} is trained; nothing to do (name another output= to train again)")
+    if first:
+        text = f"trained {done['steps']} steps in {done['seconds']:.0f} s: {folder.model}"
+        emit({"model": str(folder.model), **done}, as_json, text)
 
 
 @app.command()

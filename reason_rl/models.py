@@ -10,7 +10,7 @@ from reason_rl.errors import RecipeError
 from reason_rl.world import reasoner_path
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TINY_REASONER = "tiny-reasoner"
 SMOLLM = "smollm2-135m"
@@ -117,6 +117,21 @@ def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
     return sorted({i for i in (*ids, tokenizer.eos_token_id) if i is not None})
 
 
-def context_tokens(model: PreTrainedModel) -> int:
-    """Return how many positions the model has."""
-    return int(model.config.get_text_config().max_position_embeddings)
+def load_config(spec: Any) -> PretrainedConfig:
+    """Load the configuration of a recipe's ``model:`` section, without weights."""
+    from transformers import AutoConfig
+
+    source = resolve_model(spec.path)
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            source, revision=spec.revision if source == spec.path else None, trust_remote_code=spec.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"model.path: cannot load {source} ({str(error).splitlines()[0]})") from error
+    return config
+
+
+def context_tokens(model: PreTrainedModel | PretrainedConfig) -> int:
+    """Return how many positions a model has, from the model or from its configuration."""
+    config = getattr(model, "config", model)
+    return int(config.get_text_config().max_position_embeddings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from reason_rl.errors import RecipeError
@@ -24,6 +25,10 @@ def run(recipe: Recipe, folder: RunFolder, *, resume: bool, say: Callable[[str],
     from reason_rl.report.page import write_page
     from reason_rl.rollout.engines import open_engine
 
+    if recipe.task == "train":
+        from reason_rl.trainer.train import training_inputs
+
+        training_inputs(recipe)  # what training would refuse is refused before the evaluation
     engine = open_engine(recipe)
     before, after = folder.eval / "before.jsonl", folder.eval / "after.jsonl"
     if not before.exists():
@@ -49,20 +54,28 @@ def run(recipe: Recipe, folder: RunFolder, *, resume: bool, say: Callable[[str],
 def train(
     recipe: Recipe, folder: RunFolder, *, resume: bool, engine: Any = None, say: Callable[[str], None]
 ) -> TrainResult:
-    """Train the recipe's model in the way of its task.
+    """Train the recipe's model in the way of its task; a training that came to its end is not done again.
 
     Raises:
         RecipeError: for a task that trains no model.
     """
+    from reason_rl.trainer.train import TrainResult
+    from reason_rl.trainer.train import train as train_rl
+
+    done = folder.training()
+    if done is not None:
+        return TrainResult(folder.model, **done)
     if recipe.task == "dpo":
         from reason_rl.trainer.dpo import train_dpo
 
-        return train_dpo(recipe, folder, resume=resume, say=say, engine=engine)
-    if recipe.task != "train":
+        result = train_dpo(recipe, folder, resume=resume, say=say, engine=engine)
+    elif recipe.task == "train":
+        result = train_rl(recipe, folder, resume=resume, engine=engine)
+    else:
         raise RecipeError(f"task {recipe.task}: is not trained; use reason-rl run")
-    from reason_rl.trainer.train import train as train_rl
-
-    return train_rl(recipe, folder, resume=resume, engine=engine)
+    if int(os.environ.get("RANK", "0")) == 0:
+        folder.write_json(folder.trained.name, {"steps": result.steps, "seconds": result.seconds})
+    return result
 
 
 def prepare(recipe: Recipe, folder: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:

@@ -28,12 +28,25 @@ class RunFolder:
         self.eval = path / "eval"
         self.summary = path / "summary.json"
         self.report = path / "report.html"
+        self.trained = path / "trained.json"
         self.marker = path / "finished.json"
 
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
         return self.marker.is_file()
+
+    def training(self) -> dict[str, Any] | None:
+        """Return steps and seconds of a training that came to its end, else None."""
+        done: dict[str, Any] | None = json.loads(self.trained.read_text()) if self.trained.is_file() else None
+        return done
+
+    def check_recipe(self, resolved: str) -> None:
+        """Raise RecipeError when the folder holds a run of another recipe."""
+        if self.resolved.is_file() and self.resolved.read_text() != resolved:
+            raise RecipeError(
+                f"output: {self.path} holds a run of another recipe (see {self.resolved.name}); name another output="
+            )
 
     def prepare(self, resolved: str, *, resume: bool) -> None:
         """Create the folder and write the resolved recipe and the environment.
@@ -52,10 +65,7 @@ class RunFolder:
         if self.resolved.is_file():
             if not resume:
                 raise RecipeError(f"output: {self.path} holds an unfinished run; use --resume, or name another output=")
-            if self.resolved.read_text() != resolved:
-                raise RecipeError(
-                    f"output: {self.path} holds a run of another recipe (see {self.resolved.name}); name another output="
-                )
+            self.check_recipe(resolved)
         write_text(self.resolved, resolved)
         self.write_json("environment.json", environment())
 

@@ -19,6 +19,7 @@ from reason_rl.recipe.schema import Recipe, RewardSpec
 
 Complaint = tuple[tuple[str, ...], str]
 
+LOSS_TYPES = ("dapo", "grpo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo")  # TRL looks only once it trains
 TRL_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 8,
     "num_generations": 8,
@@ -73,6 +74,10 @@ def _batch_shape(recipe: Recipe) -> Iterator[Complaint]:
             f"a process rolls out {rows} rows (per_device_train_batch_size {values['per_device_train_batch_size']} * "
             f"steps_per_generation), which is not a multiple of num_generations {group}: groups would be torn apart",
         )
+    if (loss := values.get("loss_type", LOSS_TYPES[0])) not in LOSS_TYPES:
+        near = difflib.get_close_matches(str(loss), LOSS_TYPES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(LOSS_TYPES)}"
+        yield ("trainer", "loss_type"), f"TRL has no loss {loss}; {hint}"
     if values.get("save_total_limit") == 1:
         yield (
             ("trainer", "save_total_limit"),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig
+from transformers import SchedulerType
+from transformers.training_args import OptimizerNames
 from trl import GRPOConfig
 
 from reason_rl.algorithm.budget import make_budget
@@ -43,6 +47,20 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+def check_names(trainer: Mapping[str, Any]) -> None:
+    """Raise RecipeError for an optimizer or a learning-rate schedule that transformers does not have.
+
+    >>> check_names({"optim": "adamw_torch", "lr_scheduler_type": "linear"})
+    """
+    for key, kind in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
+        known = [str(member.value) for member in kind]
+        value = trainer.get(key, known[0])
+        if value not in known:
+            near = difflib.get_close_matches(str(value), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise RecipeError(f"trainer.{key}: there is no {value}; {hint}")
+
+
 def grpo_config(recipe: Recipe, output_dir: Path, budget_tokens: int) -> GRPOConfig:
     """Build the GRPOConfig: raw ``trainer:`` fields over our defaults, then what the other sections decide."""
     assert recipe.algorithm is not None
@@ -71,7 +89,10 @@ def grpo_config(recipe: Recipe, output_dir: Path, budget_tokens: int) -> GRPOCon
     per_generation = updates_per_generation(fields)
     fields.setdefault("logging_steps", per_generation)
     fields.setdefault("save_steps", 10 * per_generation)
-    return GRPOConfig(**fields)
+    try:
+        return GRPOConfig(**fields)
+    except (ValueError, TypeError, ImportError) as error:
+        raise RecipeError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
 def updates_per_generation(fields: dict[str, Any]) -> int:

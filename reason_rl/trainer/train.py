@@ -15,7 +15,7 @@ from accelerate.utils import DistributedType
 from reason_rl.answer.verify import make_verifier
 from reason_rl.errors import RecipeError, RunError
 from reason_rl.evaluate.difficulty import references
-from reason_rl.models import context_tokens, end_think_id, load_model, load_tokenizer
+from reason_rl.models import context_tokens, end_think_id, load_config, load_model, load_tokenizer
 from reason_rl.problem.prompt import check_context, longest_variant, render_prompts, to_dataset
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
@@ -32,12 +32,22 @@ from reason_rl.trainer.callbacks import (
     drop_incomplete,
     restore_algorithm_state,
 )
-from reason_rl.trainer.config import check_thinking_is_open, composition, grpo_config, lora_config, sampling_options
+from reason_rl.trainer.composition import Composition
+from reason_rl.trainer.config import (
+    check_names,
+    check_thinking_is_open,
+    composition,
+    grpo_config,
+    lora_config,
+    sampling_options,
+)
 from reason_rl.trainer.extra_loss import ExtraLoss
 from reason_rl.trainer.grpo import ReasonGRPOTrainer
 from reason_rl.trainer.reference import starting_references
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from reason_rl.recipe.schema import Recipe
     from reason_rl.run_folder import RunFolder
 
@@ -86,10 +96,24 @@ def train(
     return TrainResult(run.model, trainer.state.global_step, seconds)
 
 
-def _build(
-    recipe: Recipe, run: RunFolder, verifier: Any, resumed_step: int, engine: Any
-) -> tuple[ReasonGRPOTrainer, RunCallback]:
-    """Load problems and model, check what can be checked, and put the trainer together."""
+@dataclass(frozen=True)
+class Inputs:
+    """What training reads, checked as far as can be without weights; ``longest``: tokens of a prompt and its budget."""
+
+    tokenizer: PreTrainedTokenizerBase
+    think_id: int | None
+    problems: list[Problem]
+    method: Composition
+    longest: int
+
+
+def training_inputs(recipe: Recipe) -> Inputs:
+    """Load problems, tokenizer and method.
+
+    Raises:
+        RecipeError: for what training cannot use.
+    """
+    check_names(recipe.trainer)
     tokenizer = load_tokenizer(recipe.model)
     think_id = end_think_id(tokenizer, recipe.model.end_think_token)
     problems = training_problems(recipe)
@@ -97,20 +121,30 @@ def _build(
     prompts = render_prompts(problems, tokenizer, longest_variant(recipe.prompt))
     if any(think_id in opening.token_ids for opening in method.openings):
         check_thinking_is_open(str(tokenizer.decode(list(prompts[0]))), str(recipe.model.end_think_token))
+    budget = method.budget.largest()
+    check_context(problems, prompts, budget, context_tokens(load_config(recipe.model)))
+    return Inputs(tokenizer, think_id, problems, method, max(map(len, prompts)) + budget)
+
+
+def _build(
+    recipe: Recipe, run: RunFolder, verifier: Any, resumed_step: int, engine: Any
+) -> tuple[ReasonGRPOTrainer, RunCallback]:
+    """Load problems and model, check what can be checked, and put the trainer together."""
+    inputs = training_inputs(recipe)
+    tokenizer, method = inputs.tokenizer, inputs.method
     model = load_model(recipe.model)
-    check_context(problems, prompts, method.budget.largest(), context_tokens(model))
     args = grpo_config(recipe, run.checkpoints, method.budget.largest())
     callback = RunCallback(run.metrics, resumed_step)
     backend = rollout_backend(recipe, model, tokenizer, engine)
     trainer = ReasonGRPOTrainer(
         model=model,
         args=args,
-        train_dataset=to_dataset(problems, recipe.prompt),
+        train_dataset=to_dataset(inputs.problems, recipe.prompt),
         processing_class=tokenizer,
         peft_config=lora_config(recipe),
         callbacks=[callback],
         composition=method,
-        grader=Grader(tokenizer, verifier, think_id, recipe.answer.find),
+        grader=Grader(tokenizer, verifier, inputs.think_id, recipe.answer.find),
         backend=backend,
         sampling=sampling_options(recipe),
         chunk_rows=recipe.update.chunk_rows,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from reason_rl.errors import RecipeError
 
 SMALL = (
     "trainer.per_device_train_batch_size=8",
@@ -81,6 +84,7 @@ def test_running_a_finished_run_again_does_nothing(finished):
     assert "is finished; nothing to do" in again.stderr
     assert json.loads(again.stdout) == json.loads((finished / "summary.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+    fails(2, "holds a run of another recipe", "run", "tiny/dler", *SMALL, f"output={finished}", "seed=9")
 
 
 def test_a_killed_run_resumes_to_the_same_end(finished, tmp_path):
@@ -221,6 +225,33 @@ def test_a_full_disk_leaves_the_checkpoint_before_intact(tmp_path):
     succeed("train", "tiny/dler", *SMALL, f"output={folder}", "--resume")
     assert [row["step"] for row in metrics(folder)] == [2, 4, 6, 8, 10, 12]
     assert Path(folder / "model" / "model.safetensors").exists()
+    again = succeed("train", "tiny/dler", *SMALL, f"output={folder}", "--json")
+    assert json.loads(again.stdout)["steps"] == 12
+    assert "is trained; nothing to do" in again.stderr
+    fails(2, "holds a run of another recipe", "train", "tiny/dler", *SMALL, f"output={folder}", "seed=9")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["data={use: jsonl, path: rows.jsonl}"], "rows.jsonl:2: no field answer"),
+        (["algorithm.budget.tokens=510"], "do not fit into the model's context of 512"),
+        (["trainer.optim=adamm"], "trainer.optim: there is no adamm; did you mean adam"),
+        (["model.path=tiny-reasoner", "trainer.lr_scheduler_type=constnt"], "did you mean constant?"),
+    ],
+)
+def test_what_training_refuses_is_refused_before_the_evaluation(tmp_path, monkeypatch, changes, message):
+    from reason_rl import pipeline
+    from reason_rl.evaluate import run
+    from reason_rl.recipe.load import load_recipe
+    from reason_rl.run_folder import RunFolder
+
+    (tmp_path / "rows.jsonl").write_text('{"problem": "chain 1 + 1", "answer": 2}\n{"problem": "chain 1 + 2"}\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "evaluate", lambda *_, **__: pytest.fail("evaluated"))
+    recipe = load_recipe("tiny/dler", [*SMALL, *changes]).recipe
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        pipeline.run(recipe, RunFolder(tmp_path / "run"), resume=False, say=print)
 
 
 def test_problems_of_the_evaluation_are_not_trained_on(tmp_path):

@@ -83,6 +83,7 @@ def test_a_minimal_recipe_loads_and_numbers_are_numbers(write):
         ),
         ("algorithm:\n  budget: {use: fixed}\n", 2, "algorithm.budget.tokens: is missing"),
         ("trainer: {steps_per_generation: 4, save_steps: 6}\n", 1, "trainer.save_steps: 6 is not a multiple of 4"),
+        ("trainer: {loss_type: dappo}\n", 1, "trainer.loss_type: TRL has no loss dappo; did you mean dapo?"),
         ("trainer: {save_total_limit: 1}\n", 1, "trainer.save_total_limit: 1 deletes the last checkpoint before"),
         ("trainer: {mask_truncated_completions: true}\n", 1, "is set by algorithm.overlong; move it there"),
         ("trainer:\n  max_steps: ten\n", 2, "trainer.max_steps: should be int, is 'ten'"),
