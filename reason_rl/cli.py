@@ -15,6 +15,7 @@ from reason_rl.attention.commands import register as register_attention
 from reason_rl.bench.commands import bench_app
 from reason_rl.errors import ReasonRLError, RecipeError
 from reason_rl.merge.commands import register as register_merge
+from reason_rl.serve.commands import register as register_serve
 from reason_rl.stopping.commands import probe_app, stop_app
 from reason_rl.terminal import AsJson, Overrides, RecipeName, Workers, emit, say
 
@@ -31,6 +32,7 @@ app.add_typer(stop_app, name="stop")
 app.add_typer(probe_app, name="probe")
 register_attention(app)
 register_merge(app)
+register_serve(app)
 
 VERDICTS = {"right": True, "wrong": False, "unverifiable": None}
 
