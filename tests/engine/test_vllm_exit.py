@@ -9,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from reason_rl.bench.commands import bench_app
 from reason_rl.content import find_content
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.records import read_rows
@@ -43,10 +44,10 @@ def in_vllm(recipe):
     return recipe.rollout.engine == "vllm"
 
 
-def run(command, *arguments):
-    """Run a probe command on the tiny recipe and return what it printed as JSON; errors come through."""
+def run(command, *arguments, app=probe_app):
+    """Run a command on the tiny recipe and return what it printed as JSON; errors come through."""
     words = [command, "tiny/dler", *map(str, arguments)]
-    result = CliRunner().invoke(probe_app, words, catch_exceptions=False, standalone_mode=False)
+    result = CliRunner().invoke(app, words, catch_exceptions=False, standalone_mode=False)
     if result.exception is not None:
         raise result.exception
     return json.loads(result.stdout)
@@ -180,3 +181,12 @@ def test_a_threshold_certified_for_vllm_holds_there_and_not_in_hf(both, tmp_path
     monkeypatch.setattr(vllm_tap.States, "at", lambda self, places, last: 0 * at(self, places, last))
     with pytest.raises(RecipeError, match=r"scores in vLLM differ by up to 0\.\d+ from those of the model"):
         run("calibrate", folder, *calibration, "rollout.engine=vllm")
+
+
+def test_the_price_in_vllm_is_a_ratio_of_one_run(both, monkeypatch):
+    monkeypatch.setattr(setting, "make_backend", lambda *_: both.vllm)
+    folder = find_content(f"eval/stopping/tiny-probe/{CARD_FILE}").parent
+    result = run("probe", folder, "--engine", "vllm", "--rows", "4", "--repeats", "1", "--json", app=bench_app)
+    assert (result["engine"], result["layers"]) == ("vllm", [1, 2, 3, 4])
+    assert result["overhead"] == result["seconds"]["probe"] / result["seconds"]["plain"] - 1
+    assert result["completion_tokens"] > 4

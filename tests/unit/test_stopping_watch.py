@@ -189,11 +189,11 @@ def test_runner_v2_reads_layers_below_by_hooks_and_is_left_as_it_was():
     first, _ = runner.model.model.layers
     stream = torch.full((2, 1), 2.0)
     for position, fed in ((1, START), (2, 11)):
-        first(torch.ones(2, 1), stream)
+        first(torch.full((2, 1), -1.0), stream)
         stream += 5.0  # the next block writes into it
         edited = runner.sample(torch.zeros(2, 1), a_step((4,), (fed,), (position,), [1]), None)
         assert tap.features is None
-    # 1 + 7 - 0 is sure.
+    # -1 + 7 - 0 is sure, -1 alone would not be.
     assert edited[0].argmax() == END
     runner.fails = True
     with pytest.raises(ValueError, match="out of memory"):
