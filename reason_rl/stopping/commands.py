@@ -91,9 +91,9 @@ def probe_fit(
     from reason_rl.recipe.load import load_recipe
     from reason_rl.stopping.fit import FitOptions
     from reason_rl.stopping.page import write_page
+    from reason_rl.stopping.probe_fit import ProbePlan, fit_from
     from reason_rl.stopping.probe_page import probe_page
     from reason_rl.stopping.setting import ENGINES, make_elicitor, open_setting
-    from reason_rl.stopping.workflow import ProbePlan, fit_from
 
     if kind not in ("logistic", "mlp"):
         raise RecipeError(f"--kind {kind}: logistic or mlp")

@@ -112,6 +112,7 @@ def collect(
     on_progress: Callable[[int, int], None] | None = None,
     on_tried: Callable[[int, int], None] | None = None,
     sampler: Backend | None = None,
+    on_samples: Callable[[Sequence[Sample]], None] | None = None,
 ) -> list[Trace]:
     """Sample one trace a problem, then try the exit at each of its cues.
 
@@ -128,6 +129,7 @@ def collect(
         on_progress: called with (traces sampled, traces).
         on_tried: called with (traces whose exits were tried, traces).
         sampler: another engine with the same weights that writes the traces; their exits are tried with the backend's model.
+        on_samples: shown the traces as they were written.
     """
     requests = [
         SamplingRequest(tuple(prompt), max_tokens, sampling_seed(seed, problem.id, 0))
@@ -135,6 +137,8 @@ def collect(
     ]
     plain = HFBackend(backend.model, backend.tokens.eos, backend.pad_token_id, backend.max_batch_rows)
     samples = (sampler or plain).generate(requests, options, on_progress)
+    if on_samples:
+        on_samples(samples)
     texts = [
         Text(tuple(prompt), ids, cue_places(prompt, ids, backend.tokens, recorder.cues))
         for prompt, ids in zip(prompts, [sample.token_ids for sample in samples], strict=True)

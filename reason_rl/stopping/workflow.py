@@ -1,4 +1,4 @@
-"""The stopping commands without their command line: sweep strengths, fit a probe, certify a threshold."""
+"""The stopping commands without their command line: sweep strengths, certify a threshold, use it."""
 
 from __future__ import annotations
 
@@ -7,24 +7,20 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.records import EvalRow, write_rows
 from reason_rl.evaluate.run import EvalOptions, evaluate_model
 from reason_rl.problem.record import Problem
-from reason_rl.rollout.backend import SamplingOptions
+from reason_rl.problem.sources import digest
+from reason_rl.rollout.backend import Sample, SamplingOptions
 from reason_rl.stopping.artefact import (
     Certificate,
     ProbeCard,
     load_certificate,
     load_probe,
     save_certificate,
-    save_probe,
 )
 from reason_rl.stopping.conformal import certify
-from reason_rl.stopping.cues import Cues, word_cues
-from reason_rl.stopping.fit import Fit, FitOptions, fit_probe
 from reason_rl.stopping.lynx import cue_threshold
 from reason_rl.stopping.probe import Probe
 from reason_rl.stopping.replay import (
@@ -41,11 +37,10 @@ from reason_rl.stopping.rule import Elicitor, StopPolicy
 from reason_rl.stopping.rules.budget_forcing import BudgetForcing
 from reason_rl.stopping.rules.probe_exit import ProbeExit
 from reason_rl.stopping.setting import Setting, check_disjoint
-from reason_rl.stopping.states import last_layer
 from reason_rl.stopping.store import Scores, load_traces, save_traces, traces_path
 from reason_rl.stopping.strength import advantage, choose, point, sweep
 from reason_rl.stopping.temperature import StopOptions, TemperatureStop
-from reason_rl.stopping.traces import Recorder, Target, Trace, collect
+from reason_rl.stopping.traces import Recorder, Trace, collect
 from reason_rl.stopping.validity import over_splits
 
 Say = Callable[[str], None]
@@ -102,70 +97,6 @@ def calibrate_strength(
 
 
 @dataclass(frozen=True)
-class ProbePlan:
-    """Cue words, interval of think tokens, layers (none = the last), elicitor, and what the probe is to predict."""
-
-    words: tuple[str, ...]
-    every: int | None
-    layers: tuple[int, ...]
-    elicitor: Elicitor
-    target: Target = "safe"
-
-
-def fit_from(
-    setting: Setting, plan: ProbePlan, options: FitOptions, count: int, folder: Path, say: Say
-) -> tuple[Fit, dict[str, Any]]:
-    """Sample traces of the recipe's training problems, try the exit at each cue, fit a probe, write it into ``folder``.
-
-    Returns:
-        The fit, and its figures as they are kept with the probe.
-
-    Raises:
-        RecipeError: without training problems, for cues that never come, or when nothing can be learned.
-    """
-    if setting.recipe.data is None:
-        raise RecipeError("data: is missing; it says which problems a probe is fitted on")
-    problems = setting.problems(setting.recipe.data, count)
-    if plan.words:
-        cues = word_cues(setting.tokenizer, plan.words, plan.every)
-    elif plan.every is not None:
-        cues = Cues(frozenset(), plan.every)
-    else:
-        raise RecipeError("probe fit: give cue words, an interval, or both")
-    layers = plan.layers or (last_layer(setting.backend.model),)
-    recorder = Recorder(cues, plan.elicitor, layers)
-    traces = _traces(setting, problems, recorder, options.seed, say)
-    offered = [trace for trace in traces if trace.positions]
-    if not offered:
-        raise RecipeError(f"probe fit: none of the {len(traces)} traces has a cue; use other words, or an interval")
-    fit = fit_probe(
-        torch.cat([trace.features for trace in offered]),
-        torch.tensor([label for trace in offered for label in trace.labels(plan.target)]),
-        [trace.problem_id for trace in offered for _ in trace.positions],
-        options,
-        in_tenths(say, "epochs at most"),
-    )
-    held = [trace for trace in offered if trace.problem_id in set(fit.held_out)]
-    scores = [score for row in score_traces(fit.probe, held) for score in row]
-    figures: dict[str, Any] = {
-        "auc": fit.auc,
-        "accuracy": fit.accuracy,
-        "base_rate": fit.base_rate,
-        "epochs": fit.epochs,
-        "cues": fit.cues,
-        "problems": len(traces),
-        "problems_without_cues": len(traces) - len(offered),
-        "completion_tokens": sum(trace.tokens for trace in traces),
-        "label_tokens": sum(trace.label_tokens for trace in traces),
-        "reliability": reliability(scores, [good for trace in held for good in trace.labels(plan.target)]),
-    }
-    ids = tuple(problem.id for problem in problems)
-    card = ProbeCard(setting.fingerprint(), layers, cues, plan.elicitor, figures, ids, plan.target)
-    save_probe(folder, fit.probe, card)
-    return fit, figures
-
-
-@dataclass(frozen=True)
 class Levels:
     """What is to be guaranteed: risk, confidence (None = on average), loss, a floor, on which levels, under which shift."""
 
@@ -204,6 +135,7 @@ def certify_from(setting: Setting, folder: Path, levels: Levels, say: Say, seed:
     flat = [score for row in scores for score in row]
     right = [flag for trace in traces for flag in trace.exits_right]
     figures: dict[str, Any] = {
+        "data_sha256": digest(problems),
         "bad_scores": sorted((number for number in numbers if number > float("-inf")), reverse=True),
         "on_calibration_problems": replay(traces, scores, guarantee.threshold, levels.loss).figures(),
         "per_cue": _per_cue(flat, right, levels.risk),
@@ -348,7 +280,15 @@ def validate(
     return rows
 
 
-def _traces(setting: Setting, problems: Sequence[Problem], recorder: Recorder, seed: int, say: Say) -> list[Trace]:
+def sample_traces(
+    setting: Setting,
+    problems: Sequence[Problem],
+    recorder: Recorder,
+    seed: int,
+    say: Say,
+    on_samples: Callable[[Sequence[Sample]], None] | None = None,
+) -> list[Trace]:
+    """Return a trace of each problem, sampled as the recipe's evaluation says, with every exit tried."""
     sampling = setting.sampling
     return collect(
         setting.backend,
@@ -362,6 +302,7 @@ def _traces(setting: Setting, problems: Sequence[Problem], recorder: Recorder, s
         in_tenths(say, "traces sampled"),
         in_tenths(say, "traces with all exits tried"),
         setting.sampler,
+        on_samples,
     )
 
 
@@ -379,7 +320,7 @@ def _scored(
         if kept.is_file():
             say(f"traces from {kept}")
             return _only(problems, *load_traces(kept))
-    traces = _traces(setting, problems, Recorder(card.cues, card.elicitor, card.layers), seed, say)
+    traces = sample_traces(setting, problems, Recorder(card.cues, card.elicitor, card.layers), seed, say)
     scores = score_traces(probe, traces)
     save_traces(path, traces, scores)
     return traces, scores

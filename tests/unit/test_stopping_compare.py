@@ -74,8 +74,23 @@ def test_runs_are_kept_and_belong_to_one_comparison(tmp_path):
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("probe")
-    options = ["--problems", "80", "--every", "12", "--layer", "2", "--layer", "4", "--answer-tokens", "6"]
+    options = [
+        "--problems",
+        "80",
+        "--every",
+        "12",
+        "--cue",
+        "wait",
+        "--layer",
+        "2",
+        "--layer",
+        "4",
+        "--answer-tokens",
+        "6",
+    ]
     assert invoke(probe_app, "fit", "tiny/dler", *SMALL, *options, "--out", folder, "--json")["auc"] > 0.55
+    figures = json.loads((folder / "probe.json").read_text())["figures"]
+    assert (figures["model"], figures["cue_recall"]) == ("tiny-reasoner", 1.0)
     invoke(probe_app, "calibrate", "tiny/dler", folder, *CALIBRATION, "--risk", "0.2", "--json")
     return folder
 
