@@ -32,7 +32,7 @@ class VLLMExits:
         keep_scores: keep (completion tokens, score) of every cue as the state of each completion.
 
     Raises:
-        RecipeError: for an engine whose states cannot be read, see :func:`check_engine`.
+        RecipeError: for an engine whose states cannot be read, see :func:`check_engine`, or that sleeps between rounds.
     """
 
     def __init__(
@@ -40,6 +40,8 @@ class VLLMExits:
     ) -> None:
         self.backend, self.rule, self.tokens, self.keep_scores = backend, rule, tokens, keep_scores
         self.version = backend.version
+        if backend.sleeps:
+            raise RecipeError("rollout.vllm.enable_sleep_mode: is for training; leave it out where exits are decoded")
         check_engine(backend.engine.llm_engine.vllm_config, rule.layers)
 
     def sync_weights(self, version: int) -> None:

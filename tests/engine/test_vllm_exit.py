@@ -156,6 +156,13 @@ def test_engines_whose_states_cannot_be_read_are_refused(both, shipped, last_alo
     with pytest.raises(RecipeError, match=r"layers \[1, 2, 3\].*enforce_eager=true, or fit a probe of layer 4"):
         VLLMExits(both.vllm, shipped, both.tokens)
     VLLMExits(both.vllm, last_alone, both.tokens)
+    monkeypatch.setattr(both.vllm, "sleeps", True)
+    with pytest.raises(RecipeError, match="enable_sleep_mode: is for training"):
+        VLLMExits(both.vllm, last_alone, both.tokens)
+    monkeypatch.setattr(both.vllm, "sleeps", False)
+    monkeypatch.setattr(config.parallel_config, "world_size", 2)
+    with pytest.raises(RecipeError, match="need one worker, not 2"):
+        VLLMExits(both.vllm, last_alone, both.tokens)
     monkeypatch.setattr(config, "speculative_config", object())
     with pytest.raises(RecipeError, match="speculative"):
         VLLMExits(both.vllm, last_alone, both.tokens)
