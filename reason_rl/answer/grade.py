@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reason_rl.answer.response import find_answer
+from reason_rl.answer.normal import normal, squeezed
+from reason_rl.answer.response import Found, find_answer
 from reason_rl.answer.verify import MathVerifier
 from reason_rl.errors import RecipeError
 
 NEEDED = ("gold", "prediction")
+MAX_WHOLE = 800  # characters
 
 
 def grade_file(path: Path, timeout_seconds: float = 5.0, workers: int | None = None) -> list[dict[str, Any]]:
@@ -39,7 +41,7 @@ def grade_rows(
     >>> grade_rows([{"gold": "1/2", "prediction": "0.5"}])[0]["correct"]
     True
     """
-    found = [find_answer(row["prediction"]) for row in rows]
+    found = [_found(row["prediction"], row["gold"]) for row in rows]
     with MathVerifier(timeout_seconds, workers) as verifier:
         verdicts = verifier.judge([one.text if one else None for one in found], [row["gold"] for row in rows])
     return [
@@ -52,6 +54,13 @@ def grade_rows(
         }
         for row, one, verdict in zip(rows, found, verdicts, strict=True)
     ]
+
+
+def _found(prediction: str, gold: str) -> Found | None:
+    """Return the answer of a prediction: all of it where it is the gold answer word by word, a sentence for instance."""
+    if len(prediction) <= MAX_WHOLE and gold.strip() and squeezed(normal(prediction)) == squeezed(normal(gold)):
+        return Found(prediction.strip(), "whole")
+    return find_answer(prediction)
 
 
 def read_pairs(path: Path) -> list[dict[str, Any]]:

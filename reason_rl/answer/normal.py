@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from reason_rl.answer.words import spoken
+
 SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
 SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -34,11 +36,21 @@ SYMBOLS = {
     "\N{INTERSECTION}": "\\cap ",
     "\N{DOUBLE-STRUCK CAPITAL R}": "\\mathbb{R}",
     "\N{ALMOST EQUAL TO}": "",
+    "\N{FRACTION SLASH}": "/",
+    "\N{GREEK CAPITAL LETTER OMEGA}": "\\Omega ",
+    "\N{OHM SIGN}": "\\Omega ",
+    "\N{SET MINUS}": "\\setminus ",
+    "\N{LOGICAL OR}": "\\lor ",
+    "\N{LOGICAL AND}": "\\land ",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+    "\N{PRIME}": "'",
 }
 SQUARE_ROOT = re.compile("\N{SQUARE ROOT}\\s*(?:\\(([^()]*)\\)|([0-9.]+|[a-zA-Z]))")
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
 DROPPED = re.compile(
-    r"\\(?:left|right|bigl|bigr|Bigl|Bigr|big|Big|displaystyle|limits|hfill|quad|qquad)(?![a-zA-Z])\.?"
+    r"\\(?:therefore|left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|Biggl|Biggr|bigg|Bigg|big|Big|displaystyle|textstyle|limits|hfill|quad|"
+    r"qquad|large|Large|LARGE|huge|Huge|small|normalsize|boldsymbol|bm|underline|emph|color\s*\{\w*\}|textcolor\s*\{\w*\})"
+    r"(?![a-zA-Z])\.?"
 )
 DOLLARS = re.compile(r"(?<!\\)\$|\\\$|\\[()\[\]](?!\s*\d*\s*(?:em|pt))")
 THIN_SPACE = re.compile(r"(?<!\\)\\[,;!: ]|~")
@@ -52,13 +64,14 @@ TEXT = re.compile(
     r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|textnormal|operatorname|bf|rm)\s*\{([^{}]*)\}"
 )
 WRAPPED = re.compile(r"^\s*(?:\*\*|__|`)(.*?)(?:\*\*|__|`)\s*$", re.DOTALL)
-THOUSANDS = re.compile(r"(?<![\d.,(\[{])([1-9]\d{0,2})((?:(?:\{,\}|,)\d{3})+)(?![\d,])")
+THOUSANDS = re.compile(r"(?<![\d.,(\[{])([1-9]\d{0,2})((?:(?:\{,\}|,)\d{3})+)(?!\d|,\d)")
 SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?!\d)")
 SCIENTIFIC = re.compile(r"(?<![\w.])([-+]?\d+(?:\.\d*)?|\.\d+)\s*[eE]\s*([-+]?\d{1,4})(?![\w.])")
 TRAILING_POINT = re.compile(r"[\s.,;:]+$")
 LEADING = re.compile(r"^\s*(?:\\approx|\\sim|=|:)\s*")
 APPROXIMATELY = re.compile(
-    r"\s*(?:\\approx\b.*|\(\s*(?:\\text\s*\{\s*)?(?:approximately|approx|about)\b.*)$", re.DOTALL
+    r"\s*(?:\\approx\b.*|\(\s*(?:\\text\s*\{\s*)?(?:approximately|approx|about|since|because|as|rejecting|discarding|where|from)\b.*)$",
+    re.DOTALL,
 )
 HOPE = re.compile(r"[.\s]*I\s*hope\s*it\s*is\s*correct[.\s]*$", re.IGNORECASE)
 # Python's and plain text's spelling of what LaTeX has a command for.
@@ -66,7 +79,29 @@ PLAIN_COMMAND = re.compile(r"(?<![\\a-zA-Z])(dfrac|tfrac|frac|sqrt)(?=\s*\{)")
 PLAIN_NAME = re.compile(r"(?<![\\a-zA-Z{])(pi|infty|infinity|oo)(?![a-zA-Z}])")
 PLAIN_ROOT = re.compile(r"(?<![\\a-zA-Z])sqrt\(([^()]*)\)")
 PLAIN_EXP = re.compile(r"(?<![\\a-zA-Z])exp\(([^()]*)\)")
+PLAIN_FUNCTION = re.compile(
+    r"(?<![\\a-zA-Z{])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln)(?=\s*[({\d\\^]|\s[a-zA-Z](?![a-zA-Z]))"
+)
+MONEY = re.compile(r"\\?\$\s*([\d.,{}\\! ]*\d)(?![\d$])\s*")
+LETTER_TIMES = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
+POINTED_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:\.\d{3}){2,}(?![\d.,])")
+ELLIPSIS = re.compile(r"(?<=\d)\s*\.{3,}")
+OUTWARD = re.compile(r"\][^\[\](){},]*,[^\[\](){},]*[\[\]]|[\[\]][^\[\](){},]*,[^\[\](){},]*\[")
+ALL_REALS = re.compile(
+    r"(?:\\text\s*\{\s*)?(?:(?:the )?set of )?(?:all )?real numbers\s*\}?|(?:\\text\s*\{\s*)?all reals\s*\}?",
+    re.IGNORECASE,
+)
+TAKEN_OUT = re.compile(r"(\\mathbb\s*\{\s*R\s*\}|\\R)\s*(?:-|\\backslash|\\smallsetminus)\s*(?=\\\{)")
+BUILT = re.compile(
+    r"\\\{\s*([a-zA-Z])(?:\s*\\in\s*(?:\\mathbb\s*\{\s*R\s*\}|\\R))?\s*(?:\\mid|:|\|)\s*(\1[^|]*|[^|]*\1[^|]*)\\\}"
+)
+SPELLED_BASE = re.compile(r"\(?\s*(?:in\s+)?base[-\s}]*(\w+)\s*\)?$", re.IGNORECASE)
+NAMED_BASE = re.compile(r"_\s*\{?\s*\\(?:text|mathrm)\s*\{\s*([a-z]+)\s*\}\s*\}?$")
+BRACKETED_DIGITS = re.compile(r"\(\s*([\dA-Z]+)\s*\)\s*(?=_)")
+ALIGNED = re.compile(r"\\begin\{((?:align(?:ed)?|equation|gather(?:ed)?|split)\*?)\}(.*)\\end\{\1\}", re.DOTALL)
+ONE_CELL = re.compile(r"\\begin\{([pbv]?matrix|array)\}(?:\{\w*\})?([^&]*?)\\end\{\1\}")
 UPRIGHT_LETTER = re.compile(r"\\(?:mathrm|text|rm)\s*\{\s*([a-zA-Z])\s*\}")
+FORMULA = re.compile(r"[\d+*/^=<>\\-]")
 ONE_TOKEN_A_ROW = re.compile(r"\\begin\{([pb]?matrix|array)\}(.*?)\\end\{\1\}", re.DOTALL)
 NAMES = {"\\varnothing": "\\emptyset", "\\leq": "\\le", "\\geq": "\\ge", "\\neq": "\\ne", "\\lt": "<", "\\gt": ">"}
 NAME = re.compile("|".join(re.escape(name) + "(?![a-zA-Z])" for name in NAMES))
@@ -111,11 +146,15 @@ def normal(text: str) -> str:
     while (inner := WRAPPED.match(text)) is not None:
         text = inner[1].strip()
     text = HOPE.sub("", text)
+    if (money := MONEY.fullmatch(text)) is not None:
+        text = money[1] + " dollars"
     text = TWICE_ESCAPED.sub(r"\\", text)
     text = PLAIN_COMMAND.sub(r"\\\1", text)
     text = PLAIN_ROOT.sub(r"\\sqrt{\1}", text)
     text = PLAIN_EXP.sub(r"e^{\1}", text)
     text = PLAIN_NAME.sub(lambda found: "\\pi " if found[1] == "pi" else "\\infty ", text)
+    text = PLAIN_FUNCTION.sub(r"\\\1", text)
+    text = LETTER_TIMES.sub(r" \\times ", text)
     text = re.sub(r"\*\*", "^", text)
     text = re.sub(r"(?<=[\w)}])\s*\*\s*(?=[\w({\\])", r" \\cdot ", text)
     text = DROPPED.sub("", text)
@@ -123,6 +162,8 @@ def normal(text: str) -> str:
     text = COMMA_AND_BACK.sub(",", text)
     text = THOUSANDS.sub(lambda found: found[1] + re.sub(r"\D", "", found[2]), text)
     text = THIN_SPACE.sub(" ", text)
+    text = re.sub(r"(?<=\d)'(?=\d{3}(?!\d))", "", text)
+    text = POINTED_THOUSANDS.sub(lambda found: found[0].replace(".", ""), text)
     text = SPACED_THOUSANDS.sub(lambda found: found[0].replace(" ", ""), text)
     text = FRACTIONS.sub(r"\\frac", text)
     text = BARE_FRACTION.sub(lambda found: "\\frac" + _braced(found[1]) + _braced(found[2]), text)
@@ -134,8 +175,34 @@ def normal(text: str) -> str:
     text = re.sub(r"\+\s*-", "-", text)
     text = APPROXIMATELY.sub("", text) if not APPROXIMATELY.match(text) else text
     text = LEADING.sub("", text)
-    text = TRAILING_POINT.sub("", text)
-    return unwrapped(balanced(" ".join(text.split())))
+    text = TRAILING_POINT.sub("", ELLIPSIS.sub(r"\\ldots", text))
+    text = re.sub(r"(?<!\\)\\$", "", text)
+    return unwrapped(balanced(_rephrased(" ".join(text.split()))))
+
+
+def _rephrased(text: str) -> str:
+    r"""Return sets, bases and single cells said another way in the usual one.
+
+    >>> _rephrased("]0,1["), _rephrased(r"\{x \mid x>2\}"), _rephrased("(101)_2"), _rephrased("all real numbers")
+    ('(0,1)', 'x>2', '101_2', '\\mathbb{R}')
+    """
+    if (aligned := ALIGNED.fullmatch(text)) is not None and "\\\\" not in aligned[2]:
+        text = aligned[2].replace("&", "").strip()
+    if OUTWARD.fullmatch(text):
+        text = ("(" if text[0] == "]" else text[0]) + text[1:-1] + (")" if text[-1] == "[" else text[-1])
+    if ALL_REALS.fullmatch(text):
+        return "\\mathbb{R}"
+    text = TAKEN_OUT.sub(r"\\mathbb{R}\\setminus", text)
+    if (built := BUILT.fullmatch(text)) is not None:
+        text = built[2].strip()
+    if (cell := ONE_CELL.fullmatch(text)) is not None and "\\\\" not in cell[2].strip().removesuffix("\\\\"):
+        text = cell[2].strip().removesuffix("\\\\").strip()
+    for pattern in (SPELLED_BASE, NAMED_BASE):
+        if (base := pattern.search(text)) is not None and base.start() > 0:
+            value = int(base[1]) if re.fullmatch("[0-9]{1,2}", base[1]) else spoken(base[1])
+            head = re.sub(r"[\s,]*(?:\\text\s*\{\s*)?$", "", text[: base.start()])
+            text = text if value is None else f"{head}_{{{value}}}"
+    return BRACKETED_DIGITS.sub(r"\1", text) if re.fullmatch(r"\([^()]*\)_\S+", text) else text
 
 
 def unwrapped(text: str) -> str:
@@ -146,7 +213,9 @@ def unwrapped(text: str) -> str:
     """
     depth = min(len(text) - len(text.lstrip("(")), len(text) - len(text.rstrip(")")))
     inner = text[depth : len(text) - depth]
-    return inner.strip() if depth and not set("(),;") & set(inner) else text
+    if depth and not set("(),;") & set(inner):
+        return inner.strip()
+    return text[1:-1].strip() if re.fullmatch(r"\{[^{},;\\]*\}", text) else text
 
 
 def balanced(text: str) -> str:
@@ -176,7 +245,11 @@ def one_line(text: str) -> str:
     >>> one_line(r"\begin{matrix} 8 \\ \times \\ \sqrt{ \\ 10 \\ } \end{matrix}")
     '8 \\times \\sqrt{ 10 }'
     """
-    return ONE_TOKEN_A_ROW.sub(lambda found: " ".join(re.sub(r"\\\\|&", " ", found[2]).split()), text)
+    return ONE_TOKEN_A_ROW.sub(lambda found: _joined(re.sub(r"\\\\|&", " ", found[2])), text)
+
+
+def _joined(pieces: str) -> str:
+    return re.sub(r"(?<=\d) (?=\d)", "", " ".join(pieces.split()))
 
 
 def _braced(argument: str) -> str:
@@ -195,9 +268,11 @@ def without_text(text: str) -> str:
 
 
 def squeezed(text: str) -> str:
-    r"""Return what two spellings of one answer have in common: no spaces, no text commands, lower case.
+    r"""Return what two spellings have in common: no spaces, no text commands, lower case where there are only words.
 
     >>> squeezed(r"\text{No solution}")
     'nosolution'
     """
-    return re.sub(r"[\s{}]+", "", without_text(text)).lower()
+    text = re.sub(r"(?<=\d)\s+(?=\d)", "|", without_text(text))
+    text = re.sub(r"([\^_])\{([\w.]+)\}(?!\w)", r"\1\2", re.sub(r"\s+", "", text))
+    return text if FORMULA.search(text) else text.lower()

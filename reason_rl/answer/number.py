@@ -6,79 +6,49 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from reason_rl.answer.normal import without_text
+from reason_rl.answer.normal import TEXT, without_text
+from reason_rl.answer.unit import UNIT, conversion, is_unit
+from reason_rl.answer.words import scaled, spoken
 
 # Relative: where the gold answer is a decimal it was rounded already (1e-4 is Qwen2.5-Math's); an exact one asks for more.
 GOLD_TOLERANCE, ANSWER_TOLERANCE = Fraction(1, 10_000), Fraction(1, 1_000_000)
+MAX_CHARACTERS = 800
 MAX_DIGITS = 400
 MAX_EXPONENT = 400
 SIGN = r"(?P<sign>[-+]?)\s*"
 FORMS = [
     re.compile(SIGN + r"(?P<whole>\d+)\s*\\frac\s*\{\s*(?P<top>\d+)\s*\}\s*\{\s*(?P<bottom>\d+)\s*\}"),
-    re.compile(SIGN + r"(?P<whole>\d+)\s+(?P<top>\d+)\s*/\s*(?P<bottom>\d+)"),
+    re.compile(SIGN + r"(?P<whole>\d+)\s+(?:and\s+)?(?P<top>\d+)\s*/\s*(?P<bottom>\d+)"),
     re.compile(SIGN + r"\\frac\s*\{\s*(?P<top>[-+]?\d*\.?\d+)\s*\}\s*\{\s*(?P<bottom>[-+]?\d*\.?\d+)\s*\}"),
-    re.compile(SIGN + r"(?P<top>\d+\.?\d*)\s*[/:]\s*(?P<bottom>\d+\.?\d*)"),
+    re.compile(SIGN + r"(?P<top>\d+\.?\d*)\s*(?:[/:]|to|\\div)\s*(?P<bottom>\d+\.?\d*)"),
     re.compile(
         SIGN + r"(?P<mantissa>\d+\.?\d*|\.\d+)\s*(?:\\times|\\cdot)\s*10\s*\^\s*\{?\s*(?P<exponent>[-+]?\d+)\s*\}?"
     ),
     re.compile(SIGN + r"(?P<ten>10)\s*\^\s*\{?\s*(?P<exponent>[-+]?\d+)\s*\}?"),
-    re.compile(SIGN + r"(?P<digits>\d+)_\{?(?P<base>\d{1,2})\}?"),
+    re.compile(SIGN + r"(?P<digits>(?=[A-Z]*\d)[\dA-Z]+)_\{?(?P<base>\d{1,2})\}?"),
     re.compile(SIGN + r"(?P<mantissa>\d+\.?\d*|\.\d+)"),
 ]
-PERCENT = re.compile(r"\s*(?:\\?%|percent(?:age)?|pct)\s*$", re.IGNORECASE)
-DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree|degrees?)\s*[CF]?\s*$")
-UNIT = re.compile(r"(?<=[\d}])\s*(?P<unit>[a-zA-Z][a-zA-Z./ ]{0,30}?)\s*(?:\^\s*\{?\s*-?\d\s*\}?)?\s*$")
+PERCENT = re.compile(r"\s*(?:\\?%|per\s?cent(?:age)?(?: points?)?|pct)\s*$", re.IGNORECASE)
+DEGREES = re.compile(
+    r"\s*(?:\^\s*\{?\s*(?:\\circ|[oO])\s*\}?|\\degree|\bdegrees?\b)\s*(?P<scale>C|F|Celsius|Fahrenheit)?\s*$",
+    re.IGNORECASE,
+)
+SCALES = {"c": "celsius", "f": "fahrenheit"}
+MINUTES = re.compile(r"(-?\d+)\s*\^\s*\{?\s*\\circ\s*\}?\s*(\d{1,2})\s*(?:'|\\prime|\^\s*\{?\s*\\prime\s*\}?)")
 DECIMAL_COMMA = re.compile(r"[-+]?(?:0,\d+|\d+,\d{1,2})")
-WORDS = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
-]
-NAMED = {word: Fraction(value) for value, word in enumerate(WORDS)} | {
-    "one half": Fraction(1, 2),
-    "half": Fraction(1, 2),
-    "one third": Fraction(1, 3),
-    "one quarter": Fraction(1, 4),
-}
-# Units of one dimension and their size in its first unit.
-UNITS = [
-    {
-        "m": "1",
-        "meter": "1",
-        "metre": "1",
-        "cm": "0.01",
-        "mm": "0.001",
-        "km": "1000",
-        "centimeter": "0.01",
-        "kilometer": "1000",
-    },
-    {"g": "1", "gram": "1", "kg": "1000", "kilogram": "1000", "mg": "0.001"},
-    {"s": "1", "sec": "1", "second": "1", "min": "60", "minute": "60", "h": "3600", "hour": "3600", "day": "86400"},
-    {"l": "1", "liter": "1", "litre": "1", "ml": "0.001", "milliliter": "0.001"},
-]
+CURRENCY = re.compile(r"^(?:\\?\$|[€£¥₹]|(?:USD|EUR|GBP|Rs\.?|US\$)\s*(?=\d))", re.IGNORECASE)
+REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{\s*(\d+)\s*\}|\(\s*(\d+)\s*\))")
+GOES_ON = re.compile(r"([-+]?)(\d*)\.(\d*?)(\d+?)\4{2,}\\(?:ldots|dots|cdots)")
+DOTS = ("\\ldots", "\\dots", "\\cdots")
+RATIO = re.compile(r"\d+(?:\.\d+)?(?:\s*:\s*\d+(?:\.\d+)?){2,5}")
 
 
 @dataclass(frozen=True)
 class Number:
-    """A written number: its exact value, whether it was a decimal, a percentage, and its unit and base where it has one."""
+    """A written number: its exact value, whether it was a decimal, a percentage, and its unit and base where it has one.
+
+    ``letter`` says that the unit is one bare letter, which may be a variable instead.
+    """
 
     value: Fraction
     decimal: bool = False
@@ -86,6 +56,7 @@ class Number:
     unit: str = ""
     base: int | None = None
     digits: str = ""
+    letter: bool = False
 
     @property
     def places(self) -> int:
@@ -99,18 +70,63 @@ def number(text: str) -> Number | None:
     >>> number(r"2\frac{1}{2}").value, number("12.5 percent").percent, number("5 cm").unit, number("x")
     (Fraction(5, 2), True, 'cm', None)
     """
-    text = without_text(text).strip()
-    if text.lower() in NAMED:
-        return Number(NAMED[text.lower()])
-    text = re.sub(r"^\\?\$|^[€£]", "", text).strip()
-    percent = PERCENT.search(text) is not None
-    text = DEGREES.sub("", PERCENT.sub("", text))
-    unit = ""
+    if len(text) > MAX_CHARACTERS:
+        return None
+    marked = TEXT.search(text) is not None
+    percent = PERCENT.search(without_text(text)) is not None
+    text = PERCENT.sub("", without_text(text)).strip()
+    text, scale = scaled(CURRENCY.sub("", text).strip())
+    value = spoken(text)
+    if value is None:
+        value = _repeating(text)
+    if value is None and (found := MINUTES.fullmatch(text)) is not None:
+        value = Fraction(found[1]) + Fraction(int(found[2]), 60)
+    if value is not None:
+        return Number(value * scale, percent=percent)
+    unit, letter = "", False
+    if (found := DEGREES.search(text)) is not None:
+        unit = SCALES.get((found["scale"] or "")[:1].lower(), "degree")
+        text = text[: found.start()]
     plain = _plain(text)
-    if plain is None and (found := UNIT.search(text)) is not None and "_" not in text:
-        unit, text = found["unit"].strip().lower(), text[: found.start()]
-        plain = _plain(text.strip())
-    return None if plain is None else Number(plain.value, plain.decimal, percent, unit, plain.base, plain.digits)
+    if (
+        plain is None
+        and (found := UNIT.search(text)) is not None
+        and "_" not in text
+        and is_unit(found["unit"], marked)
+    ):
+        unit, text = found["unit"].strip(), text[: found.start()]
+        letter = len(unit) == 1 and not marked and not (found["unit"] != unit and unit.isupper())
+        text, more = scaled(text)
+        plain, scale = _plain(text.strip()), scale * more
+    if plain is None:
+        return None
+    return Number(plain.value * scale, plain.decimal, percent, unit, plain.base, plain.digits, letter)
+
+
+def _repeating(text: str) -> Fraction | None:
+    """Return the value of a decimal whose digits go on for ever, as a bar over them or dots after them say."""
+    found = REPEATING.fullmatch(text) or (GOES_ON.fullmatch(text) if text.endswith(DOTS) else None)
+    if found is None:
+        return None
+    sign, whole, before = found[1], found[2], found[3]
+    period = next(group for group in found.groups()[3:] if group)
+    if len(whole + before + period) > MAX_DIGITS:
+        return None
+    rest = Fraction(int(period), 10 ** len(before) * (10 ** len(period) - 1))
+    value = Fraction(int(whole + before or "0"), 10 ** len(before)) + rest
+    return -value if sign == "-" else value
+
+
+def same_ratio(gold: str, answer: str) -> bool | None:
+    """Return whether two ratios of three or more are the same; None when they are no such ratios.
+
+    >>> same_ratio("1:2:3", "2:4:6"), same_ratio("1:2:3", "1:2:4"), same_ratio("1:2", "2:4")
+    (True, False, None)
+    """
+    if not (RATIO.fullmatch(gold) and RATIO.fullmatch(answer)):
+        return None
+    one, two = ([Fraction(part.strip()) for part in side.split(":")] for side in (gold, answer))
+    return len(one) == len(two) and all(one[i] * two[0] == two[i] * one[0] for i in range(len(one)))
 
 
 def _plain(text: str) -> Number | None:
@@ -127,7 +143,7 @@ def _valued(parts: dict[str, str | None], text: str) -> Number | None:
     sign = -1 if parts["sign"] == "-" else 1
     digits, base = parts.get("digits"), parts.get("base")
     if digits is not None and base is not None:
-        if not 2 <= int(base) <= 36 or any(int(digit) >= int(base) for digit in digits):
+        if not 2 <= int(base) <= 36 or any(int(digit, 36) >= int(base) for digit in digits):
             return None
         return Number(sign * Fraction(int(digits, int(base))), base=int(base), digits=digits)
     decimal = "." in text
@@ -155,7 +171,7 @@ def same_number(gold: Number, answer: Number) -> bool:
     """
     if gold.base is not None and answer.base is None and gold.digits == answer.digits:
         return True
-    sizes = _sizes(gold.unit, answer.unit)
+    sizes = conversion(gold.unit, answer.unit)
     if sizes is None:
         return False
     readings = [answer.value]
@@ -166,15 +182,6 @@ def same_number(gold: Number, answer: Number) -> bool:
         return True
     tolerance = GOLD_TOLERANCE if gold.decimal else ANSWER_TOLERANCE if answer.decimal else Fraction(0)
     return any(abs(g * sizes[0] - a * sizes[1]) <= tolerance * abs(g * sizes[0]) for g in wanted for a in readings)
-
-
-def _sizes(first: str, second: str) -> tuple[Fraction, Fraction] | None:
-    """Return the sizes of two units; 1 and 1 where they cannot be told, None where they measure different things."""
-    one, two = (name.rstrip("s") if len(name) > 2 else name for name in (first, second))
-    kinds = [next((kind for kind in UNITS if name in kind), None) for name in (one, two)]
-    if kinds[0] is None or kinds[1] is None:
-        return Fraction(1), Fraction(1)
-    return (Fraction(kinds[0][one]), Fraction(kinds[1][two])) if kinds[0] is kinds[1] else None
 
 
 def with_decimal_point(text: str) -> str | None:

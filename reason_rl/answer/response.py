@@ -14,18 +14,25 @@ from reason_rl.answer.normal import without_text
 THINK = re.compile(r"</?think>")
 BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$.,;]+)")
 TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+HEADING = re.compile(r"^#{1,5}\s*\**(?:Final\s+)?Answer\**\s*:?\s*\n\s*([^\n]+)", re.IGNORECASE | re.MULTILINE)
 HASHES = re.compile(r"####\s*([^\n]+)")
 PHRASE = re.compile(
-    r"(?:final\s+answer|the\s+answer|answer|答案|largest\s+\$?\w\$?|result)\s*(?:is|:|=|are|是)\s*:?\s*\**([^\n]+)",
+    r"(?:final\s+answers?|the\s+answers?|answers?|(?:correct|right)\s+(?:option|choice)|solutions|roots|答案|largest\s+\$?\w\$?|result)\**\s*(?:is|:|=|are|是)\s*:?\s*\**([^\n]+)",
     re.IGNORECASE,
 )
 MATHS = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:[.,]\d+)?(?:/\d+)?")
+LABELLED = re.compile(r"[A-Z][^\W\d_]+(?: [^\W\d_]+){0,3}\s*:\s*(" + NUMBER.pattern + r")\s*[$€£]?[a-z. ]{0,20}")
+NUMBERS = re.compile(NUMBER.pattern + r"(?:\s*(?:,|and|or|, and)\s*" + NUMBER.pattern + r"){1,9}")
 SENTENCE_END = re.compile(r"\.(?:\s|$)")
 WORD = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{2,}")
 COMMAND_TEXT = re.compile(r"\\[a-zA-Z]+\s*(?:\{[^{}]*\})?")
 PROSE_WORDS = 4
+SENTENCE = re.compile(
+    r"(?:The|It|She|He|They|We|So|Thus|Hence|Therefore|There)\b.*\b(?:is|are|was|has|have|takes?|gets?|costs?|needs?)\b",
+    re.DOTALL,
+)
 JOIN = re.compile(r"(?:[\s$,;&]|\\[,;()\[\]]|\\quad|\\text\s*\{[^{}]*\}|and|[a-z]_?\{?\d?\}?\s*=){1,40}")
 JOINED_BY = re.compile(r",|;|\band\b")
 Find = Literal["box", "response"]
@@ -62,6 +69,9 @@ def find_answer(response: str) -> Found | None:
         if found:
             inner = _phrase(without_text(found)) if by == "box" else None
             return Found((inner or found).strip(), by)
+    labelled = LABELLED.fullmatch(text)
+    if labelled is not None:
+        return Found(labelled[1], "label")
     if not is_prose(text):
         return Found(text, "whole")
     for by, rule in PROSE_RULES:
@@ -90,6 +100,8 @@ def is_prose(text: str) -> bool:
     (True, False, False)
     """
     words = WORD.findall(COMMAND_TEXT.sub(" ", MATHS.sub(" ", without_text(text))))
+    if len(words) >= 2 and SENTENCE.match(text):
+        return True
     return len(words) >= PROSE_WORDS or (MATHS.search(text) is not None and len(words) > 0)
 
 
@@ -137,16 +149,36 @@ def _last(pattern: re.Pattern[str], text: str) -> str | None:
     return last if isinstance(last, str) else next((part for part in last if part), None)
 
 
+def formulas(text: str) -> str | None:
+    """Return the last formula, or the last ones joined by commas where only "and" or commas lie between.
+
+    >>> formulas("The solutions are $x=1$ and $x=2$."), formulas("As $a=1$ we get $b=2$.")
+    ('x=1, x=2', 'b=2')
+    """
+    found = list(MATHS.finditer(text))
+    if not found:
+        return None
+    first = len(found) - 1
+    while first > 0:
+        between = text[found[first - 1].end() : found[first].start()]
+        if not (JOIN.fullmatch(between) and JOINED_BY.search(between)):
+            break
+        first -= 1
+    return ", ".join(next(part for part in one.groups() if part).strip() for one in found[first:])
+
+
 def _phrase(text: str) -> str | None:
     said = _last(PHRASE, text)
     if said is None:
         return None
-    said = SENTENCE_END.split(said.strip(" *"))[0]
+    said = SENTENCE_END.split(said.strip(" *"))[0].strip(" *")
     if MATHS.search(said) is not None and " is " in said:
         said = said.rpartition(" is ")[2]
     formulas = [next(part for part in found.groups() if part) for found in MATHS.finditer(said)]
     if formulas:
         return ", ".join(formulas) if JOINED_BY.search(MATHS.sub(" ", said)) else formulas[-1]
+    if NUMBERS.fullmatch(said):
+        return said
     if is_prose(said) or re.match(r"[-+]?[\d.,/]+\s+[a-z]", said):
         first = NUMBER.search(said)
         return first[0] if first else said
@@ -164,11 +196,12 @@ RULES = (
     ("box", boxes),
     ("box", lambda text: _last(BARE_BOX, text)),
     ("tag", lambda text: _last(TAGGED, text)),
+    ("heading", lambda text: _last(HEADING, text)),
     ("####", lambda text: _last(HASHES, text)),
     ("phrase", _phrase),
 )
 PROSE_RULES = (
-    ("formula", lambda text: _last(MATHS, text)),
+    ("formula", formulas),
     ("bold", lambda text: _last(BOLD, text)),
     ("number", lambda text: _last(NUMBER, text)),
 )

@@ -8,13 +8,18 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from reason_rl.answer import worker
-from reason_rl.answer.compare import Verdict, compare_texts, for_algebra, unverifiable
+from reason_rl.answer.compare import Verdict, compare_texts, for_algebra, spelled, unverifiable
+from reason_rl.answer.parts import all_match, pairings, parts_of, rewritten
 from reason_rl.answer.pool import DIED, LATE, WorkerPool
 
 MAX_WORKERS = 4
+MAX_AGAIN = 600  # characters of both sides together
+LOOKS = 3  # how often what is unequal as a whole is taken apart or rewritten
+NOT_EQUAL = Verdict(False, "not equal")
+SAME_PARTS = Verdict(True, "equal part by part")
 REPLIES = {
     worker.RIGHT: Verdict(True, "equal"),
-    worker.WRONG: Verdict(False, "not equal"),
+    worker.WRONG: NOT_EQUAL,
     worker.UNREAD: Verdict(None, "gold answer cannot be read"),
     LATE: Verdict(None, "unverifiable: past the deadline"),
     DIED: Verdict(None, "unverifiable: out of memory"),
@@ -73,7 +78,7 @@ class MathVerifier:
     def __init__(self, timeout_seconds: float = 5.0, workers: int | None = None) -> None:
         size = workers or min(MAX_WORKERS, os.cpu_count() or 1)
         self._pool = WorkerPool(size, timeout_seconds)
-        self._known: dict[tuple[str, str], Verdict] = {}
+        self._known: list[dict[tuple[str, str], Verdict]] = [{} for _ in range(LOOKS + 1)]  # by looks that are left
 
     @property
     def timeouts(self) -> int:
@@ -99,18 +104,52 @@ class MathVerifier:
         Raises:
             RunError: when math-verify does not start.
         """
-        pairs = [(answer or "", truth) for answer, truth in zip(extracted, gold, strict=True)]
+        return self._judge([(answer or "", truth) for answer, truth in zip(extracted, gold, strict=True)], LOOKS)
+
+    def _judge(self, pairs: Sequence[tuple[str, str]], looks: int) -> list[Verdict]:
+        known = self._known[looks]
         algebra: dict[tuple[str, str], tuple[str, str]] = {}
         for pair in dict.fromkeys(pairs):
-            if pair not in self._known:
+            if pair not in known:
                 verdict = before_algebra(*pair)
                 if isinstance(verdict, Verdict):
-                    self._known[pair] = verdict
+                    known[pair] = verdict
                 else:
                     algebra[pair] = verdict
         replies = self._pool.judge(list(algebra.values()))
-        self._known |= {pair: REPLIES[replies[sides]] for pair, sides in algebra.items()}
-        return [self._known[pair] for pair in pairs]
+        known |= {pair: REPLIES[replies[sides]] for pair, sides in algebra.items()}
+        if looks > 0:
+            unequal = [pair for pair in algebra if known[pair] == NOT_EQUAL and sum(map(len, pair)) <= MAX_AGAIN]
+            known |= self._respelled(unequal, looks - 1)
+            known |= self._part_by_part([pair for pair in unequal if known[pair] == NOT_EQUAL], looks - 1)
+        return [known[pair] for pair in pairs]
+
+    def _respelled(self, pairs: Sequence[tuple[str, str]], looks: int) -> dict[tuple[str, str], Verdict]:
+        """Return the pairs that are equal when relations are ranges and plus-or-minus is two answers."""
+        again = {}
+        for answer, gold in pairs:
+            sides = spelled(gold, answer)
+            wanted, got = rewritten(*sides)
+            if (wanted, got) != sides:
+                again[answer, gold] = (got, wanted)
+        verdicts = zip(again, self._judge(list(again.values()), looks), strict=True) if again else ()
+        return {pair: verdict for pair, verdict in verdicts if verdict.correct is True}
+
+    def _part_by_part(self, pairs: Sequence[tuple[str, str]], looks: int) -> dict[tuple[str, str], Verdict]:
+        """Return the pairs whose lists, tuples, sets or matrices are equal part by part."""
+        tables = {}
+        for answer, gold in pairs:
+            wanted, got = (parts_of(side) for side in spelled(gold, answer))
+            table = pairings(wanted, got) if wanted and got else None
+            if table is not None:
+                tables[answer, gold] = table
+        cells = [cell for _, rows in tables.values() for row in rows for cell in row]
+        right = iter([verdict.correct is True for verdict in self._judge(cells, looks)] if cells else [])
+        matched = {
+            pair: all_match(ordered, [[next(right) for _ in row] for row in rows])
+            for pair, (ordered, rows) in tables.items()
+        }
+        return {pair: SAME_PARTS for pair, equal in matched.items() if equal}
 
     def close(self) -> None:
         """End the processes."""

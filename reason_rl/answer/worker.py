@@ -64,6 +64,9 @@ def same_numbers(gold: Any, answer: Any) -> bool | None:
     sides = [_with_imaginary_unit(side) for side in (gold, answer)]
     if not all(isinstance(side, sympy.Expr) and side.is_number for side in sides):
         return None
+    exact = [side.doit() for side in sides]
+    if all(side.is_Rational for side in exact):
+        return bool(exact[0] == exact[1])
     values = [sympy.N(side, DIGITS) for side in sides]
     if not all(value.is_finite and value.is_number for value in values):
         return None

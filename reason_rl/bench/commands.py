@@ -113,6 +113,7 @@ def bench_grader(
     cases: Annotated[Path, typer.Argument(help="JSONL with gold, prediction and expected_equivalent.")],
     out: Annotated[Path, typer.Option(help="Where the agreement goes, as JSON.")],
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds a pair.")] = 5.0,
+    arguments: Annotated[Path | None, typer.Option(help="JSON of case id and why the verdict stands.")] = None,
     workers: Workers = 2,
     as_json: AsJson = False,
 ) -> None:
@@ -120,7 +121,8 @@ def bench_grader(
     from reason_rl.bench.grader import agreement
     from reason_rl.run_folder import write_text
 
-    result = agreement(cases, timeout, workers)
+    said = json.loads(arguments.read_text(encoding="utf-8")) if arguments else None
+    result = agreement(cases, timeout, workers, said)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     bare = result["bare_math_verify"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,13 @@ KEPT = ("id", "category", "policy", "gold", "prediction", "expected_equivalent",
 SHOWN_CHARACTERS = 300
 
 
-def agreement(path: Path, timeout_seconds: float = 5.0, workers: int = 2) -> dict[str, Any]:
+def agreement(
+    path: Path, timeout_seconds: float = 5.0, workers: int = 2, arguments: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Grade labelled cases and return agreement, disagreements, and the same of bare math-verify.
 
-    A case whose ``policy`` begins with "either" may go either way, as long as it ends. Null counts as not equivalent.
+    ``arguments`` say by case id why a verdict stands, and are put beside the disagreement. A case whose ``policy`` begins
+    with "either" may go either way, as long as it ends. Null counts as not equivalent.
 
     Raises:
         RecipeError: when a row has no ``expected_equivalent``.
@@ -56,7 +59,9 @@ def agreement(path: Path, timeout_seconds: float = 5.0, workers: int = 2) -> dic
             "false_accepts": sum(r == RIGHT and not agrees(row, True) for row, r in zip(rows, bare, strict=True)),
             "past_the_deadline": sum(reply == LATE for reply in bare),
         },
-        "disagreements": [{key: _short(row[key]) for key in KEPT if key in row} for row in wrong],
+        "disagreements": [
+            {key: _short(row[key]) for key in KEPT if key in row} | _argument(row, arguments or {}) for row in wrong
+        ],
     }
 
 
@@ -76,6 +81,11 @@ def _as_response(row: dict[str, Any]) -> str:
 
 def _share(rows: Sequence[dict[str, Any]], accepted: Sequence[bool]) -> float:
     return sum(agrees(row, one) for row, one in zip(rows, accepted, strict=True)) / len(rows)
+
+
+def _argument(row: dict[str, Any], arguments: Mapping[str, str]) -> dict[str, str]:
+    found = arguments.get(str(row.get("id")))
+    return {} if found is None else {"argument": found}
 
 
 def _short(value: Any) -> Any:
