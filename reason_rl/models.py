@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 TINY_REASONER = "tiny-reasoner"
 SMOLLM = "smollm2-135m"
 TINY_RANDOM = "tiny-random-"
+PRIOR_CARD = "attention_prior.json"  # what attention.prior_files writes beside a model whose attention keeps a prior
+PRIOR_ATTENTION = "reason_rl_prior"  # the attention code of such a model
 
 
 def resolve_model(path: str) -> str:
@@ -86,6 +88,10 @@ def load_model(spec: Any, *, folder: Path | None = None) -> PreTrainedModel:
         )
     except (OSError, ValueError) as error:
         raise RecipeError(f"model.path: cannot load {source} ({str(error).splitlines()[0]})") from error
+    if (Path(source) / PRIOR_CARD).is_file():
+        from reason_rl.attention.prior_files import load_prior
+
+        load_prior(model, Path(source))
     if adapter is not None:
         from peft import PeftModel
 

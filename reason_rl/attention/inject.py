@@ -13,11 +13,12 @@ from reason_rl.attention.decoder import attentions_of, decoder_of, refuse_reentr
 from reason_rl.attention.positions import places
 from reason_rl.attention.source import PriorSource, chosen_layers, head_weights
 from reason_rl.errors import RecipeError, RunError
+from reason_rl.models import PRIOR_ATTENTION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-NAME = "reason_rl_prior"
+NAME = PRIOR_ATTENTION
 SUPPORTED = ("sdpa", NAME)
 DENSE_TOKENS = 2048
 HEAD_MULTIPLE = 8  # fused kernels want heads of such sizes

@@ -9,8 +9,9 @@ from typing import Any
 from reason_rl.attention.inject import AttentionBias
 from reason_rl.attention.source import PriorSource
 from reason_rl.errors import RecipeError
+from reason_rl.models import PRIOR_CARD
 
-WEIGHTS_FILE, CARD_FILE = "attention_prior.safetensors", "attention_prior.json"
+WEIGHTS_FILE, CARD_FILE = "attention_prior.safetensors", PRIOR_CARD
 FORMAT = 1
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from reason_rl.models import context_tokens, eos_ids, resolve_model
+from reason_rl.errors import RecipeError
+from reason_rl.models import PRIOR_ATTENTION, context_tokens, eos_ids, resolve_model
 from reason_rl.rollout.hf import HFBackend
 from reason_rl.rollout.server_client import ServerClient, ServerOptions
 from reason_rl.rollout.vllm_local import EngineOptions, RequestStop, VLLMBackend, start_engine
@@ -61,6 +62,9 @@ def make_backend(
     """Return the backend that samples from ``model`` with the recipe's engine.
 
     ``engine`` comes from :func:`open_engine`; ``stop`` is what requests ask of its processors (engines of vLLM only).
+
+    Raises:
+        RecipeError: when the engine cannot sample from such a model.
     """
     ends = eos_ids(model, tokenizer)
     if recipe.rollout.engine == "hf":
@@ -71,6 +75,8 @@ def make_backend(
             max_batch_rows=recipe.rollout.max_batch_rows,
             context_tokens=context_tokens(model),
         )
+    if model.config._attn_implementation == PRIOR_ATTENTION:
+        raise RecipeError(f"rollout.engine: {recipe.rollout.engine} cannot follow the model's attention prior; use hf")
     engine = engine if engine is not None else open_engine(recipe)
     if recipe.rollout.engine == "vllm_server":
         return VLLMServerBackend(engine, model, ends, stop=stop)

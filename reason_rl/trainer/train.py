@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import DistributedType
 
+from reason_rl.algorithm.budget import make_budget
 from reason_rl.answer.verify import make_verifier
 from reason_rl.errors import RecipeError, RunError
 from reason_rl.evaluate.difficulty import references
-from reason_rl.models import context_tokens, end_think_id, load_config, load_model, load_tokenizer
+from reason_rl.models import (
+    PRIOR_ATTENTION,
+    context_tokens,
+    end_think_id,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 from reason_rl.problem.prompt import check_context, longest_variant, render_prompts, to_dataset
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
@@ -123,7 +131,14 @@ def training_inputs(recipe: Recipe) -> Inputs:
         check_thinking_is_open(str(tokenizer.decode(list(prompts[0]))), str(recipe.model.end_think_token))
     budget = method.budget.largest()
     check_context(problems, prompts, budget, context_tokens(load_config(recipe.model)))
-    return Inputs(tokenizer, think_id, problems, method, max(map(len, prompts)) + budget)
+    longest = max(map(len, prompts)) + budget
+    prior = recipe.attention.prior if recipe.attention else None
+    if prior is not None and longest > prior.reference_tokens:
+        raise RecipeError(
+            f"attention.prior.reference_tokens: is {prior.reference_tokens}, but the longest prompt and its budget are "
+            f"{longest} tokens; set it to at least that"
+        )
+    return Inputs(tokenizer, think_id, problems, method, longest)
 
 
 def _build(
@@ -167,14 +182,21 @@ def extra_loss(recipe: Recipe, model: Any, sharded: bool) -> ExtraLoss | None:
     Raises:
         RecipeError: where weights are sharded, which it could not read outside of the forward pass.
     """
+    if model.config._attn_implementation == PRIOR_ATTENTION:
+        raise RecipeError("model.path: its attention keeps a prior (attention_prior.json), which RL would not save")
     spec = recipe.attention.prior if recipe.attention else None
     if spec is None:
         return None
     if sharded:
         raise RecipeError("attention.prior: reads weights outside of the forward pass, which FSDP shards; use DDP")
     from reason_rl.attention.regulariser import make_prior_loss
+    from reason_rl.attention.rollout_memberships import rollout_memberships
 
-    return make_prior_loss(spec, model, recipe.seed)
+    frozen = None
+    if spec.variant == "content":
+        assert recipe.algorithm is not None
+        frozen = rollout_memberships(recipe, spec, model, make_budget(recipe.algorithm.budget).largest())
+    return make_prior_loss(spec, model, recipe.seed, frozen)
 
 
 def _allowance(trainer: ReasonGRPOTrainer, recipe: Recipe, save_at: Sequence[float]) -> AllowanceCallback:
