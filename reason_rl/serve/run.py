@@ -60,9 +60,9 @@ class ServeOptions:
 class Server(uvicorn.Server):
     """Drains before it exits: after a first signal health says so and running requests end, after a second they fail."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, desk: Desk, drain_seconds: float) -> None:
         super().__init__(config)
-        self.engine, self.drain_seconds = engine, drain_seconds
+        self.desk, self.engine, self.drain_seconds = desk, desk.engine, drain_seconds
         self.deadline: float | None = None
 
     def stop(self) -> None:
@@ -129,10 +129,10 @@ def make_server(options: ServeOptions) -> tuple[Server, Service]:
     service = Service(name, tokenizer, tokens, thinks, context_tokens(model), vocabulary, policies)
     layers = exits.card.layers if exits else ()
     engine = Engine(model, tokens, int(tokenizer.pad_token_id), layers, options.max_rows, options.max_waiting)
-    app = make_app(service, Desk(engine, options.timeout_seconds))
+    desk = Desk(engine, options.timeout_seconds)
     # Connections that do not close get five more seconds after draining.
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-    return Server(config, engine, options.drain_seconds), service
+    config = uvicorn.Config(make_app(service, desk), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    return Server(config, desk, options.drain_seconds), service
 
 
 def serve(options: ServeOptions, say: Callable[[str], None]) -> None:
