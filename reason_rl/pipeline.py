@@ -29,6 +29,10 @@ def run(recipe: Recipe, folder: RunFolder, *, resume: bool, say: Callable[[str],
         from reason_rl.trainer.train import training_inputs
 
         training_inputs(recipe)  # what training would refuse is refused before the evaluation
+    else:
+        from reason_rl.trainer.offline import check_models
+
+        check_models(recipe)
     engine = open_engine(recipe)
     before, after = folder.eval / "before.jsonl", folder.eval / "after.jsonl"
     if not before.exists():
@@ -69,6 +73,10 @@ def train(
         from reason_rl.trainer.dpo import train_dpo
 
         result = train_dpo(recipe, folder, resume=resume, say=say, engine=engine)
+    elif recipe.task == "sft":
+        from reason_rl.trainer.sft import train_sft
+
+        result = train_sft(recipe, folder, resume=resume, say=say, engine=engine)
     elif recipe.task == "train":
         result = train_rl(recipe, folder, resume=resume, engine=engine)
     else:
@@ -84,12 +92,16 @@ def prepare(recipe: Recipe, folder: RunFolder, say: Callable[[str], None]) -> di
     Raises:
         RecipeError: for a task that reads nothing of the kind.
     """
-    if recipe.task != "dpo":
-        raise RecipeError(f"task {recipe.task}: has nothing to prepare; use reason-rl run or train")
-    from reason_rl.trainer.dpo import prepare_dpo
-    from reason_rl.trainer.pairs import pairs_file
+    if recipe.task == "dpo":
+        from reason_rl.trainer.dpo import prepare_dpo
+        from reason_rl.trainer.pairs import pairs_file
 
-    return {"pairs": len(prepare_dpo(recipe, folder, say)), "file": str(pairs_file(folder))}
+        return {"rows": len(prepare_dpo(recipe, folder, say)), "file": str(pairs_file(folder))}
+    if recipe.task == "sft":
+        from reason_rl.trainer.turns import make_traces, traces_file
+
+        return {"rows": len(make_traces(recipe, folder, say)), "file": str(traces_file(folder))}
+    raise RecipeError(f"task {recipe.task}: has nothing to prepare; use reason-rl run or train")
 
 
 def merge(recipe: Recipe, folder: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:

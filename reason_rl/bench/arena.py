@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from reason_rl.bench.jobs import Row, Say, read_results, run_jobs
 from reason_rl.content import find_content, shipped_recipes
 from reason_rl.errors import RecipeError
+from reason_rl.models import TINY_REASONER
 from reason_rl.recipe.load import load_recipe
 from reason_rl.run_folder import RunFolder, package_versions
 
@@ -183,7 +184,8 @@ def methods_of(names: str | None) -> list[str]:
 
 def _takes_part(name: str) -> bool:
     recipe = load_recipe(name).recipe if "output:" in find_content(f"recipes/{name}.yaml").read_text() else None
-    return recipe is not None and recipe.task == "train" and recipe.rollout.engine == "hf"
+    from_the_start = recipe is not None and recipe.task == "train" and recipe.model.path == TINY_REASONER
+    return from_the_start and recipe.rollout.engine == "hf"
 
 
 def made_cells(out: Path) -> list[Row]:

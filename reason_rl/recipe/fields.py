@@ -69,13 +69,14 @@ def take_snapshots() -> dict[str, dict[str, str]]:
     import dataclasses
 
     from peft import LoraConfig
-    from trl import DPOConfig, GRPOConfig
+    from trl import DPOConfig, GRPOConfig, SFTConfig
 
     from reason_rl.world.pretrain import PretrainConfig
 
     classes = {
         "grpo_config": GRPOConfig,
         "dpo_config": DPOConfig,
+        "sft_config": SFTConfig,
         "lora_config": LoraConfig,
         "pretrain_config": PretrainConfig,
     }

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from reason_rl.recipe.offline_specs import PairsSection
 from reason_rl.recipe.schema import Recipe
 
 Complaint = tuple[tuple[str, ...], str]
 
 # Whose fields the trainer section has.
-CONFIGS = {"train": "grpo_config", "dpo": "dpo_config"}
+CONFIGS = {"train": "grpo_config", "dpo": "dpo_config", "sft": "sft_config"}
 NEEDED = {
     "train": ("data", "algorithm", "eval"),
     "dpo": ("data", "pairs", "eval"),
     "merge": ("merge", "eval"),
+    "sft": ("data", "turns", "eval"),
     "pretrain": (),
 }
 # Sections that only some tasks read.
 READ_BY = {
     "algorithm": ("train",),
     "attention": ("train", "pretrain"),
-    "difficulty": ("train", "dpo"),
+    "difficulty": ("train", "dpo", "sft"),
     "merge": ("merge", "dpo"),
     "pairs": ("dpo",),
-    "trainer": ("train", "dpo"),
-    "lora": ("train", "dpo"),
+    "turns": ("sft",),
+    "trainer": ("train", "dpo", "sft"),
+    "lora": ("train", "dpo", "sft"),
 }
 
 
@@ -36,13 +39,13 @@ def check_sections(recipe: Recipe) -> Iterator[Complaint]:
     for section, tasks in READ_BY.items():
         if getattr(recipe, section) and recipe.task not in tasks:
             yield (section,), f"is for task {' or '.join(tasks)}; task {recipe.task} does not read it"
-    yield from _pairs(recipe)
+    if recipe.task in ("dpo", "sft"):
+        yield from _solutions(recipe)
+    if recipe.task == "dpo" and recipe.pairs is not None:
+        yield from _pairs(recipe.pairs)
 
 
-def _pairs(recipe: Recipe) -> Iterator[Complaint]:
-    section = recipe.pairs
-    if recipe.task != "dpo" or section is None:
-        return
+def _pairs(section: PairsSection) -> Iterator[Complaint]:
     if section.group_pairs + section.instance_pairs == 0:
         yield ("pairs", "group_pairs"), "and instance_pairs are both 0, so there is nothing to learn from"
     if section.margin is not None and section.margin >= 1 / section.samples:
@@ -50,7 +53,12 @@ def _pairs(recipe: Recipe) -> Iterator[Complaint]:
             ("pairs", "margin"),
             f"{section.margin:g} is not below 1 / {section.samples}, so one more right solution would count for nothing",
         )
+
+
+def _solutions(recipe: Recipe) -> Iterator[Complaint]:
     if recipe.prompt.variants or recipe.prompt.target_tokens:
-        yield ("prompt",), "asks for variants or lengths, which pairs do not have"
+        yield ("prompt",), "asks for variants or lengths, which solutions written beforehand do not have"
+    if recipe.task == "sft" and recipe.model.end_think_token is None:
+        yield ("model", "end_think_token"), "is null, but turns are made of thinking"
     if recipe.rollout.stop is not None:
         yield ("rollout", "stop"), "is for RL fine-tuning; solutions are sampled from the models as they are"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Self
+import re
+from typing import Annotated, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
+from reason_rl.algorithm.turns import CANDIDATE, CUT
 from reason_rl.merge.spec import Dtype, MergeSpec, Method, complaint_about
 from reason_rl.recipe.policies import STRICT
 
@@ -70,3 +72,32 @@ class PairsSection(BaseModel):
     """Pairs within a style whose lengths differ by less than this share of the longer one are left out."""
     max_pairs: int = Field(default=15000, gt=0)
     """Pairs altogether at most."""
+
+
+def _pattern(text: str) -> str:
+    """Check that a text is a regular expression."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"is no regular expression ({error})") from error
+    return text
+
+
+class TurnsSection(BaseModel):
+    """Right solutions rewritten as turns, a unit of thinking and its answer each, for supervised fine-tuning (task sft)."""
+
+    model_config = STRICT
+    model: str | None = None
+    """Folder, hub id or name of the model whose solutions are rewritten; null = the recipe's model."""
+    samples: int = Field(default=1, gt=0)
+    """Solutions of a problem; right ones are kept."""
+    max_tokens: int = Field(gt=0)
+    """Cap of a solution in completion tokens; cut ones are left out."""
+    answer_tokens: int = Field(default=64, gt=0)
+    """Cap of the answer that is sampled after a unit in completion tokens; traces with longer ones are left out."""
+    problems: int | None = Field(default=None, gt=0)
+    """Take the first so many training problems only."""
+    cut: Annotated[str, AfterValidator(_pattern)] = CUT
+    """Regular expression that matches where a unit may begin."""
+    candidate: Annotated[str, AfterValidator(_pattern)] = CANDIDATE
+    """Regular expression that must match in a unit before the next one may begin."""

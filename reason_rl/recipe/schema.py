@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, 
 from reason_rl.recipe.about import AboutSection
 from reason_rl.recipe.attention_specs import AttentionSection
 from reason_rl.recipe.method_specs import OpeningSpec, PricesSpec, ReferenceSpec, SummariesSpec, VariantName
-from reason_rl.recipe.offline_specs import MergeSection, PairsSection
+from reason_rl.recipe.offline_specs import MergeSection, PairsSection, TurnsSection
 from reason_rl.recipe.policies import STRICT, BudgetSpec, CurriculumSpec, DifficultySection, TargetsSpec
 
 SHA256 = r"^[0-9a-f]{64}$"
@@ -440,9 +440,9 @@ class Recipe(Section):
 
     about: AboutSection | None = None
     """Method, paper and state, for listings."""
-    task: Literal["train", "dpo", "merge", "pretrain"] = "train"
-    """train: RL fine-tuning; dpo: preferences between solutions written beforehand; merge: no training; pretrain: the tiny
-    reasoner from scratch."""
+    task: Literal["train", "dpo", "sft", "merge", "pretrain"] = "train"
+    """train: RL fine-tuning; dpo: preferences between solutions written beforehand; sft: solutions rewritten in turns; merge:
+    no training; pretrain: the tiny reasoner from scratch."""
     seed: int = 0
     """Seed of data order, rollouts and initial weights."""
     output: str
@@ -471,8 +471,10 @@ class Recipe(Section):
     """Models merged into one: the result of task merge, the weights that task dpo starts from."""
     pairs: PairsSection | None = None
     """Preferred and rejected solutions (task dpo)."""
+    turns: TurnsSection | None = None
+    """Solutions rewritten in turns (task sft)."""
     trainer: dict[str, Any] = {}
-    """Fields of trl.GRPOConfig (task train) or trl.DPOConfig (task dpo)."""
+    """Fields of trl.GRPOConfig (task train), trl.DPOConfig (task dpo) or trl.SFTConfig (task sft)."""
     eval: EvalSection | None = None
     """How the model is evaluated before and after."""
     pretrain: dict[str, Any] = {}

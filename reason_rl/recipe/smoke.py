@@ -65,10 +65,10 @@ def smoke(recipe: Recipe) -> Recipe:
     Raises:
         RecipeError: for a recipe that trains no model with RL, or a model of no known family.
     """
-    if recipe.task == "dpo":
-        return _smoke_of_pairs(recipe)
+    if recipe.task in ("dpo", "sft"):
+        return _smoke_offline(recipe)
     if recipe.algorithm is None:
-        raise RecipeError(f"task {recipe.task}: only tasks train and dpo have a smoke run")
+        raise RecipeError(f"task {recipe.task}: only tasks train, dpo and sft have a smoke run")
     fields: dict[str, Any] = {
         "output": f"{recipe.output}{SUFFIX}",
         "model": _model(recipe.model),
@@ -82,28 +82,28 @@ def smoke(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=fields)
 
 
-def _smoke_of_pairs(recipe: Recipe) -> Recipe:
-    """Return the smoke run of task dpo: the tiny reasoner writes the solutions, for a random model has none that are right.
+def _smoke_offline(recipe: Recipe) -> Recipe:
+    """Return the smoke run of a task that learns from solutions written beforehand.
 
-    The start is the tiny random model merged with itself, under the same weights.
+    The tiny reasoner writes them, for a random model has none that are right; a start that is merged is the tiny random
+    model merged with itself.
     """
-    assert recipe.pairs is not None
     model = _model(recipe.model)
-    twice = [model.path, model.path]
-    few = {"long": TINY_REASONER, "short": TINY_REASONER, "samples": 2, "max_tokens": 256, "problems": 16, "margin": None}
-    return recipe.model_copy(
-        update={
-            "output": f"{recipe.output}{SUFFIX}",
-            "model": model,
-            "merge": None if recipe.merge is None else MergeSection(method="linear", models=twice),
-            "data": WorldData(use="world", split="train", count=PROBLEMS),
-            "difficulty": None,
-            "pairs": recipe.pairs.model_copy(update=few),
-            "rollout": recipe.rollout.model_copy(update={"engine": "hf", "vllm": {}, "server": None}),
-            "trainer": {k: v for k, v in recipe.trainer.items() if k not in DROPPED} | SHORT_OFFLINE,
-            "eval": EvalSection(data=WorldData(use="world", split="test", count=8), samples=1, max_tokens=64),
-        }
-    )
+    few = {"samples": 2, "max_tokens": 256, "problems": 16}
+    styles = {"long": TINY_REASONER, "short": TINY_REASONER, "margin": None}
+    changes = {
+        "output": f"{recipe.output}{SUFFIX}",
+        "model": model,
+        "merge": recipe.merge and MergeSection(method="linear", models=[model.path] * 2),
+        "data": WorldData(use="world", split="train", count=PROBLEMS),
+        "difficulty": None,
+        "pairs": recipe.pairs and recipe.pairs.model_copy(update=few | styles),
+        "turns": recipe.turns and recipe.turns.model_copy(update=few | {"model": TINY_REASONER}),
+        "rollout": recipe.rollout.model_copy(update={"engine": "hf", "vllm": {}, "server": None}),
+        "trainer": {key: value for key, value in recipe.trainer.items() if key not in DROPPED} | SHORT_OFFLINE,
+        "eval": EvalSection(data=WorldData(use="world", split="test", count=8), samples=1, max_tokens=64),
+    }
+    return recipe.model_copy(update=changes)
 
 
 def _model(section: ModelSection) -> ModelSection:

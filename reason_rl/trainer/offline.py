@@ -12,11 +12,14 @@ import torch
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reason_rl.errors import RecipeError, RunError
+from reason_rl.models import resolve_model
+from reason_rl.recipe.schema import EvalSection
 from reason_rl.rollout.processes import one_message_when_another_is_gone
 from reason_rl.trainer.callbacks import COMPLETE_FILE
 from reason_rl.trainer.train import TrainResult, disk_errors, resume_point, step_of
 
 if TYPE_CHECKING:
+    from reason_rl.recipe.offline_specs import PairsSection, TurnsSection
     from reason_rl.recipe.schema import ModelSection, Recipe
     from reason_rl.run_folder import RunFolder
 
@@ -36,11 +39,26 @@ METRIC_NAMES = {
     "grad_norm": "grad_norm",
     "learning_rate": "learning_rate",
     "entropy": "entropy",
+    "mean_token_accuracy": "token_accuracy",
     "rewards/margins": "margin",
     "rewards/accuracies": "share_preferred",
     "logps/chosen": "chosen_logp",
     "logps/rejected": "rejected_logp",
 }
+
+
+def check_models(recipe: Recipe) -> None:
+    """Raise RecipeError for a further model that the recipe names and that is not there."""
+    named: dict[str, str | None] = {}
+    named |= {f"merge.models.{k}": path for k, path in enumerate(recipe.merge.models if recipe.merge else [])}
+    named["merge.base"] = recipe.merge.base if recipe.merge else None
+    named |= {f"pairs.{style}": getattr(recipe.pairs, style, None) for style in ("long", "short")}
+    named["turns.model"] = recipe.turns.model if recipe.turns else None
+    for key, path in named.items():
+        try:
+            resolve_model(path or recipe.model.path)
+        except RecipeError as error:
+            raise RecipeError(str(error).replace("model.path", key if path else "model.path", 1)) from None
 
 
 def start_model(recipe: Recipe, run: RunFolder) -> ModelSection:
@@ -63,6 +81,23 @@ def make_start(recipe: Recipe, run: RunFolder, say: Callable[[str], None]) -> No
 
     say(f"merging {', '.join(recipe.merge.models)}")
     merge_models(recipe.merge.spec(), start_folder(run), say)
+
+
+def solving(recipe: Recipe, path: str | None, section: PairsSection | TurnsSection) -> Recipe:
+    """Return the recipe as an evaluation of a model (None = its own) on its training problems."""
+    assert recipe.data is not None
+    options = EvalSection(
+        data=recipe.data,
+        limit=section.problems,
+        samples=section.samples,
+        max_tokens=section.max_tokens,
+        temperature=recipe.rollout.temperature,
+        top_p=recipe.rollout.top_p,
+        top_k=recipe.rollout.top_k,
+        seed=recipe.seed,
+    )
+    model = recipe.model if path is None else recipe.model.model_copy(update={"path": path, "revision": None})
+    return recipe.model_copy(update={"model": model, "eval": options})
 
 
 def config_fields(recipe: Recipe, output_dir: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from reason_rl.algorithm.preference import PairRule, Solution, gain, pairs_of, p
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.records import EvalRow, write_lines
 from reason_rl.evaluate.run import evaluate
-from reason_rl.recipe.schema import EvalSection
+from reason_rl.trainer.offline import solving
 from reason_rl.trainer.train import training_problems
 
 if TYPE_CHECKING:
@@ -68,20 +68,7 @@ def sample(recipe: Recipe, run: RunFolder, style: str, engine: Any) -> Solutions
     """Return the solutions of the long or the short model, by problem."""
     section = recipe.pairs
     assert section is not None
-    assert recipe.data is not None
-    options = EvalSection(
-        data=recipe.data,
-        limit=section.problems,
-        samples=section.samples,
-        max_tokens=section.max_tokens,
-        temperature=recipe.rollout.temperature,
-        top_p=recipe.rollout.top_p,
-        top_k=recipe.rollout.top_k,
-        seed=recipe.seed,
-    )
-    path = getattr(section, style)
-    model = recipe.model if path is None else recipe.model.model_copy(update={"path": path, "revision": None})
-    sampled = recipe.model_copy(update={"model": model, "eval": options})
+    sampled = solving(recipe, getattr(section, style), section)
     rows = evaluate(sampled, None, pairs_file(run).with_name(f"{style}.jsonl"), engine=engine)
     found: dict[str, list[Solution]] = {}
     for row in rows:

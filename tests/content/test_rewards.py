@@ -3,6 +3,7 @@
 import ast
 import doctest
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def loaded(path):
 def rollouts(correct, length, **more):
     columns = {name: (value,) * len(correct) for name, value in COLUMNS.items()}
     known = {name: (value,) * len(correct) for name, value in KNOWN.items()}
-    return example_batch(correct, length, columns=columns, known=known, budget=64, **more)
+    batch = example_batch(correct, length, columns=columns, known=known, budget=64, **more)
+    return replace(batch, text=("1 </think> \\boxed{ 2 }",) * len(correct))
 
 
 def declares_penalty(path):

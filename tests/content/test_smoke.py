@@ -16,7 +16,9 @@ from reason_rl.recipe.smoke import drop_last_smoke, smoke
 from reason_rl.tiny_random import architecture
 
 RECIPES = {name: path for name, path in shipped_recipes().items() if not name.endswith("base")}
-PRETRAINING = {name for name in RECIPES if name.startswith("tiny/pretrain")}
+TASKS = {name: load_recipe(path).recipe.task for name, path in RECIPES.items()}
+RL = sorted(name for name, task in TASKS.items() if task == "train")
+OFFLINE = sorted(name for name, task in TASKS.items() if task in ("dpo", "sft"))
 
 # How much is sampled for a method's own figures; none of it defines the method.
 FEWER = {
@@ -33,7 +35,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - PRETRAINING))
+@pytest.mark.parametrize("name", RL)
 def test_every_recipe_has_a_smoke_run_of_the_same_method(name):
     recipe = load_recipe(RECIPES[name]).recipe
     small = smoke(recipe)
@@ -48,9 +50,28 @@ def test_every_recipe_has_a_smoke_run_of_the_same_method(name):
     assert {key: small.trainer.get(key) for key in kept} == {key: recipe.trainer.get(key) for key in kept}
 
 
-@pytest.mark.parametrize("name", sorted(PRETRAINING))
-def test_pretraining_has_none(name):
-    with pytest.raises(RecipeError, match="only task train has a smoke run"):
+@pytest.mark.parametrize("name", OFFLINE)
+def test_every_recipe_of_solutions_has_a_smoke_run_of_the_same_method(name):
+    recipe = load_recipe(RECIPES[name]).recipe
+    small = smoke(recipe)
+    assert list(check(small, RECIPES[name].parent)) == []
+    assert small.model.path == f"tiny-random-{architecture(recipe.model.path)}"
+    assert (small.trainer["max_steps"], small.rollout.engine, small.data.use) == (2, "hf", "world")
+    assert (small.merge is None) == (recipe.merge is None)
+    for section, kept in (
+        ("pairs", ("group_pairs", "instance_pairs")),
+        ("turns", ("answer_tokens", "cut", "candidate")),
+    ):
+        ours, theirs = getattr(small, section), getattr(recipe, section)
+        assert [getattr(ours, key, None) for key in kept] == [getattr(theirs, key, None) for key in kept]
+    kept = ("beta", "learning_rate", "loss_type", "max_length")
+    assert [small.trainer.get(key) for key in kept] == [recipe.trainer.get(key) for key in kept]
+    assert small.lora == recipe.lora
+
+
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {*RL, *OFFLINE}))
+def test_what_trains_on_nothing_sampled_has_none(name):
+    with pytest.raises(RecipeError, match="have a smoke run"):
         smoke(load_recipe(RECIPES[name]).recipe)
 
 

@@ -1,0 +1,63 @@
+"""Runs the ``sft`` task of a recipe: make traces in turns, and let TRL's SFTTrainer learn them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from reason_rl.models import load_model, load_tokenizer
+from reason_rl.trainer.config import lora_config
+from reason_rl.trainer.dpo import prompts_of
+from reason_rl.trainer.offline import OfflineCallback, config_fields, fit, one_process_made
+from reason_rl.trainer.train import TrainResult
+from reason_rl.trainer.turns import make_traces, text_ids, traces_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from reason_rl.recipe.schema import Recipe
+    from reason_rl.run_folder import RunFolder
+
+IGNORED_LABEL = -100
+
+
+def train_sft(
+    recipe: Recipe, run: RunFolder, *, resume: bool, say: Callable[[str], None], engine: Any = None
+) -> TrainResult:
+    """Train the recipe's model on the traces and save it to ``run.model``.
+
+    Raises:
+        RecipeError: for inputs that cannot be used, before training.
+        RunError: when training has to stop.
+    """
+    one_process_made(traces_file(run), int(os.environ.get("WORLD_SIZE", "1")))
+    traces = make_traces(recipe, run, say, engine)
+    tokenizer = load_tokenizer(recipe.model)
+    dataset = to_dataset(traces, prompts_of(recipe, tokenizer), tokenizer)
+
+    def make(callback: OfflineCallback) -> SFTTrainer:
+        return SFTTrainer(
+            model=load_model(recipe.model),
+            args=SFTConfig(**config_fields(recipe, run.checkpoints)),
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            peft_config=lora_config(recipe),
+            callbacks=[callback],
+        )
+
+    return fit(make, run, resume=resume)
+
+
+def to_dataset(
+    traces: Sequence[Mapping[str, Any]], prompts: Mapping[str, Sequence[int]], tokenizer: PreTrainedTokenizerBase
+) -> Dataset:
+    """Return the traces as token ids: input_ids and labels, which leave out the prompt alone; tags are learned too."""
+    rows = []
+    for trace in traces:
+        prompt, ids = list(prompts[trace["problem_id"]]), list(text_ids(tokenizer, trace["text"]))
+        rows.append({"input_ids": prompt + ids, "labels": [IGNORED_LABEL] * len(prompt) + ids})
+    return Dataset.from_list(rows)
