@@ -184,8 +184,9 @@ def methods_of(names: str | None) -> list[str]:
 
 def _takes_part(name: str) -> bool:
     recipe = load_recipe(name).recipe if "output:" in find_content(f"recipes/{name}.yaml").read_text() else None
-    from_the_start = recipe is not None and recipe.task == "train" and recipe.model.path == TINY_REASONER
-    return from_the_start and recipe.rollout.engine == "hf"
+    if recipe is None or recipe.task != "train":
+        return False
+    return recipe.model.path == TINY_REASONER and recipe.rollout.engine == "hf"
 
 
 def made_cells(out: Path) -> list[Row]:
