@@ -139,5 +139,5 @@ def load_config(spec: Any) -> PretrainedConfig:
 
 def context_tokens(model: PreTrainedModel | PretrainedConfig) -> int:
     """Return how many positions a model has, from the model or from its configuration."""
-    config = getattr(model, "config", model)
+    config: Any = getattr(model, "config", model)
     return int(config.get_text_config().max_position_embeddings)

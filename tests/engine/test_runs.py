@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_intact(tmp_path):
     [
         (["data={use: jsonl, path: rows.jsonl}"], "rows.jsonl:2: no field answer"),
         (["algorithm.budget.tokens=510"], "do not fit into the model's context of 512"),
-        (["trainer.optim=adamm"], "trainer.optim: there is no adamm; did you mean adam"),
+        (["trainer.optim=adamw_torc"], "trainer.optim: there is no adamw_torc; did you mean adamw_torch?"),
         (["model.path=tiny-reasoner", "trainer.lr_scheduler_type=constnt"], "did you mean constant?"),
     ],
 )
