@@ -21,7 +21,7 @@ V1_PARTS = (
     "positions",
     "query_start_loc",
 )
-V2_PARTS = ("sample", "sampler")
+V2_PARTS = ("sample", "sampler", "max_num_reqs")
 
 
 class States:
