@@ -30,17 +30,17 @@ def run(recipe: Recipe, folder: RunFolder, *, resume: bool, say: Callable[[str],
 
         training_inputs(recipe)  # what training would refuse is refused before the evaluation
     else:
-        from reason_rl.trainer.offline import check_models
+        from reason_rl.trainer.offline import check_models, make_merge
 
         check_models(recipe)
+        make_merge(recipe, folder, say)
     engine = open_engine(recipe)
     before, after = folder.eval / "before.jsonl", folder.eval / "after.jsonl"
     if not before.exists():
         say("evaluating the starting model")
         evaluate(recipe, None, before, engine=engine)
-    if recipe.task == "merge":
-        training = merge(recipe, folder, say)
-    else:
+    training = {"steps": 0, "seconds": 0.0}
+    if recipe.task != "merge":
         say("training")
         result = train(recipe, folder, resume=resume, engine=engine, say=say)
         training = {"steps": result.steps, "seconds": result.seconds}
@@ -102,17 +102,6 @@ def prepare(recipe: Recipe, folder: RunFolder, say: Callable[[str], None]) -> di
 
         return {"rows": len(make_traces(recipe, folder, say)), "file": str(traces_file(folder))}
     raise RecipeError(f"task {recipe.task}: has nothing to prepare; use reason-rl run or train")
-
-
-def merge(recipe: Recipe, folder: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:
-    """Merge the recipe's models, unless that is done, and return what the summary says of it."""
-    from reason_rl.merge.run import merge_models
-
-    assert recipe.merge is not None
-    if not folder.model.exists():
-        say(f"merging {', '.join(recipe.merge.models)}")
-        merge_models(recipe.merge.spec(), folder.model, say)
-    return {"steps": 0, "seconds": 0.0}
 
 
 def _trained(recipe: Recipe, folder: RunFolder) -> Recipe:

@@ -18,7 +18,7 @@ from reason_rl.trainer.offline import (
     OfflineCallback,
     config_fields,
     fit,
-    make_start,
+    make_merge,
     one_process_made,
     start_model,
 )
@@ -46,7 +46,7 @@ class PairsTrainer(DPOTrainer):
 
 def prepare_dpo(recipe: Recipe, run: RunFolder, say: Callable[[str], None], engine: Any = None) -> list[dict[str, Any]]:
     """Make what training reads, in one process: the merged start and the pairs, which are returned."""
-    make_start(recipe, run, say)
+    make_merge(recipe, run, say)
     return make_pairs(recipe, run, say, engine)
 
 

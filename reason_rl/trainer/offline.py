@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from reason_rl.recipe.schema import ModelSection, Recipe
     from reason_rl.run_folder import RunFolder
 
-# TRL truncates to 1024 tokens by default, which would cut the end off a trace: our choice, shown by `show`.
+# TRL's own max_length of 1024 tokens would cut the end off traces; all of these are our choice.
 DEFAULTS: dict[str, Any] = {
     "bf16": False,
     "gradient_checkpointing": False,
@@ -49,38 +49,39 @@ METRIC_NAMES = {
 
 def check_models(recipe: Recipe) -> None:
     """Raise RecipeError for a further model that the recipe names and that is not there."""
-    named: dict[str, str | None] = {}
-    named |= {f"merge.models.{k}": path for k, path in enumerate(recipe.merge.models if recipe.merge else [])}
-    named["merge.base"] = recipe.merge.base if recipe.merge else None
-    named |= {f"pairs.{style}": getattr(recipe.pairs, style, None) for style in ("long", "short")}
+    named = {f"pairs.{style}": getattr(recipe.pairs, style, None) for style in ("long", "short")}
     named["turns.model"] = recipe.turns.model if recipe.turns else None
+    if recipe.merge is not None:
+        named |= {f"merge.models.{k}": model for k, model in enumerate(recipe.merge.models)}
+        named["merge.base"] = recipe.merge.base
     for key, path in named.items():
         try:
-            resolve_model(path or recipe.model.path)
+            if path is not None:
+                resolve_model(path)
         except RecipeError as error:
-            raise RecipeError(str(error).replace("model.path", key if path else "model.path", 1)) from None
+            raise RecipeError(str(error).replace("model.path", key, 1)) from None
 
 
 def start_model(recipe: Recipe, run: RunFolder) -> ModelSection:
     """Return the model that training starts from: the merge in the run folder, else the recipe's model."""
     if recipe.merge is None:
         return recipe.model
-    return recipe.model.model_copy(update={"path": str(start_folder(run)), "revision": None})
+    return recipe.model.model_copy(update={"path": str(merge_folder(recipe, run)), "revision": None})
 
 
-def start_folder(run: RunFolder) -> Path:
-    """Return where the merge that training starts from is kept."""
-    return run.path / "start"
+def merge_folder(recipe: Recipe, run: RunFolder) -> Path:
+    """Return where the merge goes: it is the result of task merge, the start of the others."""
+    return run.model if recipe.task == "merge" else run.path / "start"
 
 
-def make_start(recipe: Recipe, run: RunFolder, say: Callable[[str], None]) -> None:
-    """Merge the models that training starts from, unless that is done or not asked for."""
-    if recipe.merge is None or start_folder(run).exists():
+def make_merge(recipe: Recipe, run: RunFolder, say: Callable[[str], None]) -> None:
+    """Merge the models that the recipe names, unless that is done or it names none."""
+    if recipe.merge is None or merge_folder(recipe, run).exists():
         return
     from reason_rl.merge.run import merge_models
 
     say(f"merging {', '.join(recipe.merge.models)}")
-    merge_models(recipe.merge.spec(), start_folder(run), say)
+    merge_models(recipe.merge.spec(), merge_folder(recipe, run), say)
 
 
 def solving(recipe: Recipe, path: str | None, section: PairsSection | TurnsSection) -> Recipe:
