@@ -198,7 +198,7 @@ def evaluate(
     elif overrides:
         raise RecipeError(f"eval: {overrides[0]}: overrides are for recipes; a suite takes --samples, --cap, --limit")
     else:
-        results = evaluate_suites(what.split(","), model, adapter, changes, out)
+        results = evaluate_suites(what.split(","), model, adapter, changes, out, say)
     text = "\n".join(_eval_line(name, summary) for name, summary in results.items())
     emit(results if len(results) > 1 else results.popitem()[1], as_json, text)
 

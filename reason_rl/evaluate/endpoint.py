@@ -12,7 +12,7 @@ from reason_rl.answer.extract import split_think
 from reason_rl.answer.response import answer_in
 from reason_rl.answer.verify import Verifier, make_verifier
 from reason_rl.errors import RunError
-from reason_rl.evaluate.records import EvalRow
+from reason_rl.evaluate.records import EvalRow, hash_prompt
 from reason_rl.evaluate.run import EvalOptions, OnProgress, SampleSome, complete_rows, make_header
 from reason_rl.models import load_tokenizer
 from reason_rl.problem.prompt import messages
@@ -157,6 +157,7 @@ def _rows(
             think_tokens=part.think_tokens,
             answer_tokens=part.completion_tokens - part.think_tokens,
             finish_reason=reply.finish_reason,
+            prompt_hash=hash_prompt(request.messages),
         )
         for (problem, sample), request, reply, part, answer, verdict in zip(
             owners, requests, replies, parts, extracted, verdicts, strict=True

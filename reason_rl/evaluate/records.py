@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -33,6 +34,7 @@ class EvalRow:
     answer_tokens: int
     finish_reason: str
     shortest_think_tokens: int | None = None
+    prompt_hash: str = ""  # of the prompt with its template, as the model got it
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,15 @@ class EvalRows:
 
     header: dict[str, Any]
     rows: tuple[EvalRow, ...]
+
+
+def hash_prompt(prompt: Any) -> str:
+    """Return sixteen hexadecimal digits that stand for a prompt as sent: token ids, or the messages of a chat.
+
+    >>> hash_prompt((1, 2)) == hash_prompt([1, 2]), hash_prompt([1, 2]) == hash_prompt([12])
+    (True, False)
+    """
+    return hashlib.sha256(json.dumps(prompt, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 HEADER_KEYS = ("model", "max_tokens", "temperature", "top_p", "top_k", "samples", "seed")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reason_rl.answer.verify import make_verifier
-from reason_rl.evaluate.records import EvalRow, append_rows, part_of, start_rows
+from reason_rl.evaluate.records import EvalRow, append_rows, hash_prompt, part_of, start_rows
 from reason_rl.models import context_tokens, end_think_id, load_model, load_tokenizer
 from reason_rl.problem.prompt import check_context, render_prompts
 from reason_rl.problem.record import Problem
@@ -58,7 +58,7 @@ def evaluate_model(
     extracted = [grader.extracted(sample.token_ids) for sample in samples]
     verdicts = grader.verifier.verify(extracted, [problem.answer for problem, _ in owners])
     return [
-        _row(grader, problem, number, request.seed, sample, answer, verdict)
+        _row(grader, problem, number, request, sample, answer, verdict)
         for (problem, number), request, sample, answer, verdict in zip(
             owners, requests, samples, extracted, verdicts, strict=True
         )
@@ -66,7 +66,13 @@ def evaluate_model(
 
 
 def _row(
-    grader: Grader, problem: Problem, number: int, seed: int, sample: Sample, extracted: str | None, verdict: bool
+    grader: Grader,
+    problem: Problem,
+    number: int,
+    request: SamplingRequest,
+    sample: Sample,
+    extracted: str | None,
+    verdict: bool,
 ) -> EvalRow:
     think = grader.think_length(sample.token_ids)
     return EvalRow(
@@ -74,7 +80,7 @@ def _row(
         level=problem.level,
         family=problem.meta.get("family"),
         sample=number,
-        seed=seed,
+        seed=request.seed,
         prompt=problem.prompt,
         completion=grader.decode(sample.token_ids),
         answer=problem.answer,
@@ -85,6 +91,7 @@ def _row(
         answer_tokens=len(sample.token_ids) - think,
         finish_reason=sample.finish_reason,
         shortest_think_tokens=problem.meta.get("shortest_think_tokens"),
+        prompt_hash=hash_prompt(request.prompt_ids),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,9 @@ from reason_rl.evaluate.endpoint import evaluate_endpoint
 from reason_rl.evaluate.metrics import summarise
 from reason_rl.evaluate.records import EvalRow
 from reason_rl.evaluate.run import evaluate
-from reason_rl.models import load_tokenizer
+from reason_rl.models import context_tokens, load_config, load_tokenizer
+from reason_rl.problem.prompt import render_prompts
+from reason_rl.problem.sources import load_problems
 from reason_rl.recipe.load import load_recipe
 from reason_rl.recipe.schema import EvalSection, ModelSection, Recipe, RolloutSection
 from reason_rl.recipe.suite import load_suite, shipped_suites
@@ -73,6 +75,24 @@ def suite_recipe(name: str, model: str, output: Path, options: EvalChanges) -> R
     )
 
 
+def fitted(recipe: Recipe, say: Callable[[str], None]) -> Recipe:
+    """Return the recipe with the suite's cap lowered to what the model's context leaves beside the suite's longest prompt.
+
+    The longest prompt of the whole suite counts, so that ``--limit`` does not change the cap. The change is said, and the cap
+    that was used stands in the first line of the rows.
+    """
+    assert recipe.eval is not None
+    tokenizer = load_tokenizer(recipe.model)
+    context = context_tokens(load_config(recipe.model))
+    prompts = render_prompts(load_problems(recipe.eval.data), tokenizer, recipe.prompt)
+    room = context - max(map(len, prompts), default=0)
+    if not 0 < room < recipe.eval.max_tokens:
+        return recipe
+    lowered = f"eval: the cap of {recipe.eval.max_tokens} tokens is lowered to {room}"
+    say(f"{lowered}: {recipe.model.path} has a context of {context}")
+    return recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"max_tokens": room})})
+
+
 def is_recipe(what: str) -> bool:
     """Tell a recipe (a path, or folder/name) from the names of suites."""
     return what not in shipped_suites() and ("/" in what or what.endswith((".yaml", ".yml")))
@@ -94,7 +114,12 @@ def evaluate_recipe(
 
 
 def evaluate_suites(
-    names: Sequence[str], model: str, adapter: Path | None, changes: EvalChanges, out: Path | None
+    names: Sequence[str],
+    model: str,
+    adapter: Path | None,
+    changes: EvalChanges,
+    out: Path | None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Evaluate a model on suites; return a summary a suite. ``out`` is a file for one suite, a folder for several."""
     folder = out or Path("outputs/eval") / Path(model).name
@@ -103,6 +128,8 @@ def evaluate_suites(
         targets = {names[0]: out}
     # All suites are looked up before the first is run.
     recipes = {name: suite_recipe(name, model, folder, changes) for name in names}
+    if changes.endpoint is None and changes.max_tokens is None:
+        recipes = {name: fitted(recipe, say) for name, recipe in recipes.items()}
     return {
         name: {"rows": str(targets[name]), **summarise(_evaluated(recipe, adapter, changes, targets[name]))}
         for name, recipe in recipes.items()

@@ -2,13 +2,19 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 
 from reason_rl.errors import RecipeError, RunError
 from reason_rl.evaluate import run
 from reason_rl.evaluate.records import part_of, read_rows
-from reason_rl.evaluate.suites import EvalChanges, evaluate_recipe, evaluate_suites, is_recipe, suite_recipe
+from reason_rl.evaluate.suites import EvalChanges, evaluate_recipe, evaluate_suites, fitted, is_recipe, suite_recipe
+from reason_rl.models import context_tokens, load_config, load_tokenizer
+from reason_rl.problem.prompt import render_prompts
+from reason_rl.problem.sources import load_problems
 from reason_rl.recipe.load import load_recipe
 
 SMALL = ("eval.data.count=18", "eval.samples=2", "eval.max_tokens=40", "rollout.max_batch_rows=4")
@@ -76,6 +82,41 @@ def test_rows_of_another_evaluation_are_refused_and_kept(recipe, tmp_path):
     with pytest.raises(RunError, match=r"rows.jsonl: holds another evaluation \(seed differ"):
         run.evaluate(other, None, out)
     assert out.read_bytes() == before
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    command = [sys.executable, "-m", "reason_rl.cli", "eval", "tiny", "--model", "tiny-reasoner", "--limit", "24"]
+    command += ["--samples", "2", "--cap", "96", "--batch-rows", "4", "--out", str(out)]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not part_of(out).is_file() or len(part_of(out).read_text().splitlines()) < 10:
+        assert first.poll() is None, first.stderr.read().decode()
+        time.sleep(0.01)
+    first.kill()
+    first.wait()
+    assert not out.exists()
+    kept = [line for line in part_of(out).read_text().splitlines() if line.endswith("}")]
+    assert 10 <= len(kept) < 49
+    shown = subprocess.run([*command, "--json"], check=True, capture_output=True, text=True, timeout=300).stdout
+    lines = out.read_text().splitlines()
+    whole = len(kept) - (len(kept) - 1) % 2  # a problem with one of its two samples is asked again
+    assert lines[:whole] == kept[:whole]
+    rows = read_rows(out).rows
+    assert len({(row.problem_id, row.sample) for row in rows}) == len(rows) == 48
+    assert len({row.prompt_hash for row in rows}) == 24
+    assert json.loads(shown)["rows"] == str(out)
+
+
+def test_the_cap_of_a_suite_fits_the_model_and_that_is_said(tmp_path):
+    said = []
+    recipe = fitted(suite_recipe("smoke", "tiny-reasoner", tmp_path, EvalChanges()), said.append)
+    asked = suite_recipe("smoke", "tiny-reasoner", tmp_path, EvalChanges(max_tokens=64))
+    prompts = render_prompts(load_problems(recipe.eval.data), load_tokenizer(recipe.model), recipe.prompt)
+    context = context_tokens(load_config(recipe.model))
+    assert recipe.eval.max_tokens + max(map(len, prompts)) == context
+    assert f"is lowered to {recipe.eval.max_tokens}: tiny-reasoner has a context of {context}" in said[0]
+    assert fitted(asked, said.append) == asked
+    assert len(said) == 1
 
 
 def test_suites_and_recipes_are_told_apart(tmp_path):
