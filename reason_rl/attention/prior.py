@@ -19,7 +19,6 @@ Square = Float[Tensor, "tokens tokens"]
 ALIGNED = 1e-6  # largest error of a row sum after the alignment
 SINKHORN_ROUNDS = 2000
 CLIP = 4.0
-ROWS_AT_A_TIME = 1024
 
 
 def static_memberships(tokens: int, regimes: int) -> Float[Tensor, "tokens regimes"]:
@@ -126,15 +125,11 @@ class Prior:
         deviation = math.sqrt(max(variance, 0.0))
         return (mean, deviation) if deviation > 1e-8 else (mean, 1.0)
 
-    @cached_property
-    def largest(self) -> float:
-        """The largest ``|z|`` over causal entries before the clip."""
+    @property
+    def reach(self) -> float:
+        """An upper bound of ``|z|`` before the clip: an entry is a mean of its query's expectations, weighted by the key."""
         mean, deviation = self.moments
-        found = 0.0
-        for start in range(0, self.tokens, ROWS_AT_A_TIME):
-            rows = self.queries[start : start + ROWS_AT_A_TIME] @ self.keys[: start + ROWS_AT_A_TIME].T
-            found = max(found, float(((rows - mean) / deviation).tril(start).abs().max()))
-        return found
+        return float((self.queries - mean).abs().max()) / deviation
 
     @cached_property
     def log_prior(self) -> Square:
@@ -146,10 +141,10 @@ class Prior:
     def factors(self) -> tuple[Tensor, Tensor] | None:
         """Return (query, key) factors, float32, each [tokens, blocks]: their product is ``z / tau`` up to constants of rows.
 
-        Appended to queries and keys they give the biased attention without a dense bias. None where the clip acts, which a
+        Appended to queries and keys they give the biased attention without a dense bias. None where the clip may act, which a
         product cannot do; it acts on no static prior of 2 to 8 regimes.
         """
-        if self.largest > CLIP:
+        if self.reach > CLIP:
             return None
         # A constant of a row is one of its softmax; without it the factors are small enough for 16-bit numbers.
         centred = self.queries - self.queries.mean(dim=1, keepdim=True)

@@ -189,12 +189,48 @@ def bench_ssa(
 def bench_rpa(
     out: Annotated[Path, typer.Option(help="Results, one JSON line a run; runs found there are not repeated.")],
     seeds: Annotated[int, typer.Option(min=2, help="Training seeds.")] = 3,
+    pictures: Annotated[Path | None, typer.Option(help="Folder that pictures of the results go to, as PNG.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The RPA prior as an attention bias against none, from scratch at equal steps."""
+    """The RPA prior as an attention bias against none: language modelling from scratch at equal updates."""
+    from reason_rl.bench.jobs import read_results
     from reason_rl.bench.rpa import compare_priors
+    from reason_rl.bench.rpa_pictures import draw_pictures
 
     table = compare_priors(out, seeds, say)
+    if pictures is not None:
+        draw_pictures(read_results(out), pictures)
+    emit(table, as_json, json.dumps(table, indent=2))
+
+
+@bench_app.command("rpa-time")
+def bench_rpa_time(
+    out: Annotated[Path, typer.Option(help="Results, one JSON line a run; a time found there is not taken again.")],
+    as_json: AsJson = False,
+) -> None:
+    """What the prior adds to an update, to prefill and to a decoded token of the tiny reasoner, as ratios of one run."""
+    from reason_rl.bench.jobs import run_jobs
+    from reason_rl.bench.rpa_time import PriorTimeJob
+
+    row = run_jobs([PriorTimeJob()], out, 1, say)[0]
+    emit(row, as_json, json.dumps(row, indent=2))
+
+
+@bench_app.command("rpa-rl")
+def bench_rpa_rl(
+    cells: Annotated[Path, typer.Argument(help="Cells of the arena, with dler, dler_rpa and dler_rpa_guardian.")],
+    seeds: Annotated[int, typer.Option(min=2, help="Training seeds.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Where the figures go, as JSON.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """DLER with the RPA prior in its loss, and with Guardian, against DLER: accuracy, tokens, spread over seeds."""
+    from reason_rl.bench.rpa_rl import compare_in_rl
+    from reason_rl.run_folder import write_text
+
+    table = compare_in_rl(cells, seeds)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, json.dumps(table, indent=1) + "\n")
     emit(table, as_json, json.dumps(table, indent=2))
 
 

@@ -39,6 +39,8 @@ CURVES = {
     "groups_kept": Curve("Groups kept of those drawn", "{:.0%}", True),
     "entropy": Curve("Entropy (nats a token)", "{:.3f}"),
     "kl": Curve("KL to the reference", "{:.3f}", True),
+    "attention_kl": Curve("Divergence of attention from the prior"),
+    "guardian_tau": Curve("Guardian's temperature", at_least=(0.9, 1.1)),
     "importance_ratio_mean": Curve("Importance ratio, mean", "{:.3f}", at_least=(0.9, 1.1)),
 }
 

@@ -1,5 +1,9 @@
 """The prior on attention in a training run: a term of the loss, with LoRA, and a controller that follows the run."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -8,11 +12,14 @@ from reason_rl.algorithm.store import after_generation
 from reason_rl.attention.guardian import Guardian
 from reason_rl.attention.kl import AttentionKL
 from reason_rl.attention.regulariser import PriorLoss, make_guardian, make_prior_loss
+from reason_rl.attention.rollout_memberships import rollout_memberships
 from reason_rl.attention.schedule import Strength
 from reason_rl.attention.source import PriorSource
 from reason_rl.errors import RecipeError
+from reason_rl.models import PRIOR_ATTENTION
 from reason_rl.recipe.load import load_recipe
-from reason_rl.trainer.train import extra_loss
+from reason_rl.rollout.engines import make_backend
+from reason_rl.trainer.train import extra_loss, training_inputs
 
 
 def prior_loss(trainer, weight):
@@ -76,3 +83,38 @@ def test_sharded_weights_are_refused(make_llama):
     with pytest.raises(RecipeError, match=r"attention\.prior: .* FSDP shards; use DDP"):
         extra_loss(recipe, make_llama(), sharded=True)
     assert extra_loss(load_recipe("tiny/dler").recipe, make_llama(), sharded=True) is None
+    kept = make_llama()
+    kept.config._attn_implementation = PRIOR_ATTENTION
+    with pytest.raises(RecipeError, match="keeps a prior"):
+        extra_loss(load_recipe("tiny/dler").recipe, kept, sharded=False)
+
+
+def test_rows_that_do_not_fit_are_refused_before_anything_is_loaded():
+    recipe = load_recipe("tiny/dler_rpa", ["attention.prior.reference_tokens=100", "data.count=200"]).recipe
+    with pytest.raises(RecipeError, match=r"is 100, but the longest prompt and its budget are 1\d\d tokens"):
+        training_inputs(recipe)
+
+
+def test_engines_that_cannot_follow_a_prior_are_refused(make_llama, tiny_tokenizer):
+    model = make_llama()
+    model.config._attn_implementation = PRIOR_ATTENTION
+    recipe = load_recipe("tiny/dler_vllm").recipe
+    with pytest.raises(RecipeError, match=r"rollout\.engine: vllm cannot follow the model's attention prior; use hf"):
+        make_backend(recipe, model, tiny_tokenizer, engine=object())
+
+
+def test_content_memberships_are_those_of_the_starting_models_rollouts(make_llama, tiny_tokenizer):
+    overrides = ["attention.prior.variant=content", "attention.prior.calibration_traces=6", "data.count=20"]
+    recipe = load_recipe("tiny/dler_rpa", overrides).recipe
+    found = [rollout_memberships(recipe, recipe.attention.prior, make_llama(), 30) for _ in range(2)]
+    assert set(found[0]) == {0, 1}
+    assert found[0][1].shape == (160, 4)
+    assert torch.equal(found[0][1], found[1][1])
+    loss = extra_loss(recipe, make_llama(), sharded=False)
+    assert loss.watch.source.frozen[0].shape == (160, 4)
+
+
+def test_two_ranks_have_the_gradient_of_one():
+    script = Path(__file__).with_name("attention_on_ranks.py")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
