@@ -46,6 +46,7 @@ def test_import_loads_nothing_heavy(module):
         ["schema"],
         ["recipes", "ls"],
         ["--help"],
+        ["serve", "--help"],
     ],
 )
 def test_commands_that_only_look_load_nothing_heavy(arguments):
