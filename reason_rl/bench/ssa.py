@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -143,8 +143,8 @@ def make_model(setting: Setting, seed: int, options: SSAOptions | None) -> Any:
     return model
 
 
-def train(model: nn.Module, setting: Setting, seed: int, each_step: Callable[[float], None] | None = None) -> None:
-    """Train with AdamW, linear warm-up and linear decay, no weight decay; ``each_step`` is told the share of the run."""
+def train(model: nn.Module, setting: Setting, seed: int) -> None:
+    """Train with AdamW, linear warm-up and linear decay, no weight decay."""
     import torch
 
     from reason_rl.world.pretrain import batches
@@ -155,8 +155,6 @@ def train(model: nn.Module, setting: Setting, seed: int, each_step: Callable[[fl
     for step, batch in enumerate(islice(batches(setting.config(seed), build_tokenizer()), setting.steps)):
         factor = min(1.0, (step + 1) / WARMUP_STEPS, (setting.steps - step) / (setting.steps / 2))
         optimizer.param_groups[0]["lr"] = setting.learning_rate * factor
-        if each_step is not None:
-            each_step(step / setting.steps)
         model(**batch, use_cache=False).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -10,6 +10,7 @@ from reason_rl.recipe.schema import Recipe
 Complaint = tuple[tuple[str, ...], str]
 
 PRIOR = ("attention", "prior")
+COMPLETION_TOKENS = 320  # PretrainConfig's default, which importing would load torch for
 
 
 def check_prior(recipe: Recipe) -> Iterator[Complaint]:
@@ -37,5 +38,11 @@ def _rl(recipe: Recipe, prior: PriorSpec) -> Iterator[Complaint]:
 def _supervised(recipe: Recipe, prior: PriorSpec) -> Iterator[Complaint]:
     if recipe.pretrain.get("compile", True):
         yield ("pretrain", "compile"), "the prior watches or changes attention as it runs; set compile: false"
+    longest = recipe.pretrain.get("max_completion_tokens", COMPLETION_TOKENS)
+    if prior.reference_tokens < longest:
+        yield (
+            (*PRIOR, "reference_tokens"),
+            f"{prior.reference_tokens} is less than completions may have, {longest} tokens",
+        )
     if prior.variant == "content" and not prior.begin and recipe.pretrain.get("start") is None:
         yield (*PRIOR, "begin"), "0 would calibrate content memberships on random weights; try 0.1"

@@ -1,5 +1,6 @@
 """The prior as a bias beyond static places: content memberships, low-rank factors, heads, files, and supervised runs."""
 
+import json
 import math
 
 import pytest
@@ -16,11 +17,15 @@ from reason_rl.attention.source import PriorSource
 from reason_rl.attention.supervised import SupervisedPrior
 from reason_rl.errors import RecipeError, RunError
 from reason_rl.models import load_model
+from reason_rl.pipeline import run
+from reason_rl.recipe.attention_checks import COMPLETION_TOKENS
 from reason_rl.recipe.attention_specs import PriorSpec
 from reason_rl.recipe.load import load_recipe
 from reason_rl.recipe.schema import ModelSection
 from reason_rl.rollout.backend import SamplingOptions, SamplingRequest
 from reason_rl.rollout.hf import HFBackend
+from reason_rl.run_folder import RunFolder
+from reason_rl.world.pretrain import PretrainConfig
 
 PLACES = 64
 SIZES = {
@@ -381,6 +386,10 @@ def test_what_a_recipe_of_rl_may_not_say(overrides, message):
     [
         ([], "set compile: false"),
         (["pretrain.compile=false", "attention.prior.variant=content"], "random weights; try 0.1"),
+        (
+            ["pretrain.compile=false", "pretrain.max_completion_tokens=600"],
+            "512 is less than completions may have, 600",
+        ),
         (["pretrain.compile=false", "attention.heads={}"], "is for reason-rl heads; task pretrain does not read it"),
     ],
 )
@@ -389,3 +398,26 @@ def test_what_a_recipe_of_pretraining_may_not_say(overrides, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe("tiny/pretrain", [prior, *overrides])
     load_recipe("tiny/pretrain", [prior, "pretrain.compile=false"])
+
+
+def test_the_default_that_a_check_knows_is_that_of_pretraining():
+    assert PretrainConfig().max_completion_tokens == COMPLETION_TOKENS
+
+
+def test_a_recipe_pretrains_with_a_prior_that_stays(tmp_path):
+    overrides = [
+        "pretrain={hidden_size: 32, layers: 2, heads: 2, intermediate_size: 48, traces: 120, tokens_per_batch: 2048, "
+        "compile: false, bf16: false, curriculum_share: 0.0, max_completion_tokens: 96}",
+        "attention={prior: {reference_tokens: 256, mode: bias, variant: content, begin: 0.2, fall: null, "
+        "calibration_traces: 8, guardian: {every: 2, window: 1, held_out_traces: 4}}}",
+        f"output={tmp_path}",
+    ]
+    recipe = load_recipe("tiny/pretrain", overrides).recipe
+    run(recipe, RunFolder(tmp_path), resume=False, say=lambda text: None)
+    model = load_model(ModelSection(path=str(tmp_path / "model")))
+    tokens = torch.arange(5, 25)[None]
+    biased = model(input_ids=tokens).logits
+    card = json.loads((tmp_path / "model" / "attention_prior.json").read_text())
+    assert (card["variant"], card["layers"], card["strength"] > 0) == ("content", [0, 1], True)
+    model.model.layers[0].self_attn.attention_bias.remove()
+    assert not torch.allclose(model(input_ids=tokens).logits, biased)
