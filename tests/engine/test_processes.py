@@ -18,6 +18,7 @@ from reason_rl.rollout import processes
 from reason_rl.rollout.weights import check_readable, copy_weights, still_copy
 
 SHARDED = str(Path(__file__).parent / "sharded_on_cpu.py")
+RECORDED = str(Path(__file__).parent / "recorded_rounds.py")
 # One update a rollout batch: how its rows are cut into slices would depend on the number of processes.
 SMALL = (
     "trainer.steps_per_generation=1",
@@ -112,6 +113,28 @@ def test_two_processes_train_to_what_one_trains_to(runs, kind):
     assert [row["grad_norm"] for row in ours] == pytest.approx([row["grad_norm"] for row in theirs], rel=1e-3)
     assert ours[0]["grad_norm"] > 1e-3
     assert [row["importance_ratio_mean"] for row in theirs] == pytest.approx([1.0, 1.0], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_refilling_ends_alike_on_both_and_counts_the_tokens_of_both(tmp_path):
+    """A cap that leaves most groups flat, so that the processes need different numbers of rounds."""
+    folder, rounds = tmp_path / "refill", 4
+    refill = ("algorithm.filter.keep=non_zero_std", "algorithm.filter.refill=true", "algorithm.budget.tokens=32")
+    started = start((RECORDED,), folder, 2, *refill, f"algorithm.filter.max_rounds={rounds}")
+    codes = [process.wait(timeout=800) for process in started]
+    assert codes == [0, 0], said(folder, 1)[-3000:]
+    ranks = [[json.loads(row) for row in (folder / f"rounds-{r}.jsonl").read_text().splitlines()] for r in range(2)]
+    assert len(ranks[0]) == len(ranks[1]) == 2
+    for steps in zip(*ranks, strict=True):
+        kept = [sum(part["kept"] for part in step["rounds"]) for step in steps]
+        assert len(steps[0]["rounds"]) == len(steps[1]["rounds"]) > 1
+        # 16 rows a process in groups of 4.
+        assert min(kept) >= 4 or len(steps[0]["rounds"]) == rounds
+        assert [step["rows"] for step in steps] == [16, 16]
+        assert steps[0]["num_items"] == steps[1]["num_items"] == steps[0]["tokens"] + steps[1]["tokens"] > 0
+        for one, other in zip(*(step["rounds"] for step in steps), strict=True):
+            assert len(one["problems"]) == len(other["problems"]) > 0
+            assert not set(one["problems"]) & set(other["problems"])
 
 
 @pytest.mark.slow

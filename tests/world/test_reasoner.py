@@ -35,12 +35,12 @@ class Bench:
         self.problems, self.prompts = {}, {}
         self.rows = self.write(load_problems(WorldData(use="world", split="test", count=540, seed=7)))
 
-    def write(self, problems):
-        """Return two graded completions a problem."""
+    def write(self, problems, **sampling):
+        """Return graded completions of each problem, two at temperature 1 unless told otherwise."""
         prompts = render_prompts(problems, self.tokenizer, PromptSection())
         for problem, prompt in zip(problems, prompts, strict=True):
             self.problems[problem.id], self.prompts[problem.id] = problem, prompt
-        options = EvalOptions(samples=2, max_tokens=CAP, seed=3)
+        options = EvalOptions(**{"samples": 2, "max_tokens": CAP, "seed": 3} | sampling)
         return evaluate_model(self.backend, self.grader, problems, prompts, options)
 
     def forced(self, rows):
@@ -79,6 +79,14 @@ def test_accuracy_is_in_the_band_and_falls_with_difficulty(bench):
     levels = [accuracy(bench.rows, level) for level in LEVELS]
     assert statistics.mean(levels[:2]) > statistics.mean(levels[2:4]) > statistics.mean(levels[4:])
     assert levels[0] - levels[-1] > 0.15
+
+
+def test_greedy_only_the_hardest_level_is_hard(bench):
+    problems = load_problems(WorldData(use="world", split="test", count=180, seed=7))
+    rows = bench.write(problems, samples=1, temperature=0.0)
+    assert accuracy(rows) > accuracy(bench.rows)
+    assert accuracy(rows, 6) < 0.75
+    assert min(accuracy(rows, level) for level in range(1, 6)) > 0.9
 
 
 def test_it_overthinks_by_a_factor_of_two_at_every_level(bench):
