@@ -1,4 +1,4 @@
-"""``reason-rl merge``; torch is imported inside the command."""
+"""``reason-rl merge`` and ``merge-front``; torch is imported inside a command."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ class MergeDtype(enum.StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the command line."""
+    """Add the commands to the command line."""
     app.command()(merge)
+    app.command("merge-front")(merge_front)
 
 
 def merge(
@@ -72,3 +73,21 @@ def merge(
 
     card = merge_models(spec, out, say)
     emit(card, as_json, f"{out}: {method.value} of {', '.join(model)}")
+
+
+def merge_front(
+    merges: Annotated[Path, typer.Argument(help="JSONL; each row has weights, accuracy, completion_tokens.")],
+    steps: Annotated[int, typer.Option(min=2, max=101, help="Grid points along each weight.")] = 21,
+    as_json: AsJson = False,
+) -> None:
+    """From a few evaluated merges, say which weights are worth trying next: the Pareto front of fitted quadratics."""
+    from reason_rl.merge.front import front, read_merges
+
+    result = front(read_merges(merges), steps)
+    lines = [f"{name}: R2 {value:.3f} on the merges it was fitted to" for name, value in result["r_squared"].items()]
+    lines += [
+        f"{', '.join(f'{weight:.3f}' for weight in row['weights'])}: accuracy {row['accuracy']:.3f}, "
+        f"{row['completion_tokens']:.0f} tokens (predicted)"
+        for row in result["front"]
+    ]
+    emit(result, as_json, "\n".join(lines))

@@ -2,7 +2,10 @@
 
 import dataclasses
 import re
+import shutil
+import subprocess
 
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -12,6 +15,7 @@ from reason_rl.recipe.suite import load_suite
 from reason_rl.report.comparison_page import REGRESSIONS, regressions, suite_of
 from reason_rl.report.published import BENCHMARKS, marked, published
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
 MODEL = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
 HEADER = {
     "model": MODEL,
@@ -114,3 +118,21 @@ def test_regressions_show_the_problems_that_lost_most_once_each():
     assert all(first.correct and not second.correct and first.sample == 1 for first, second in pairs)
     gained = [dataclasses.replace(one, correct=one.sample == 0) for one in before[:2]]
     assert regressions(gained, [dataclasses.replace(one, correct=not one.correct) for one in gained]) == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium-headless-shell")
+def test_a_browser_draws_the_page_in_light_and_dark_and_prints_it(page, tmp_path):
+    def draw(*options):
+        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,3400", *options]
+        subprocess.run([*command, (tmp_path / "page.html").as_uri()], check=True, capture_output=True, timeout=120)
+
+    draw(f"--screenshot={tmp_path / 'light.png'}")
+    draw(f"--screenshot={tmp_path / 'dark.png'}", "--blink-settings=preferredColorScheme=0")
+    draw(f"--print-to-pdf={tmp_path / 'page.pdf'}")
+    light, dark = (matplotlib.image.imread(tmp_path / f"{name}.png")[..., :3] for name in ("light", "dark"))
+    assert light.shape == dark.shape == (3400, 1000, 3)
+    assert light.mean() > 0.85 > 0.35 > dark.mean()
+    for shot in (light, dark):  # something is drawn in every part of the page, and bars and points in colour
+        assert all(part.std() > 0.01 for part in np.split(shot, 4))
+        assert (np.ptp(shot, axis=2) > 0.3).mean() > 0.002
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
