@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from reason_rl.errors import RecipeError
+from reason_rl.models import PRIOR_CARD
 
 
 def export(folder: Path, output: Path) -> Path:
@@ -23,6 +24,8 @@ def export(folder: Path, output: Path) -> Path:
         raise RecipeError(f"{folder}: no adapter_config.json, nothing to merge{hint}")
     if output.exists() and any(output.iterdir()):
         raise RecipeError(f"{output} exists and is not empty; name another folder")
+    if (folder / PRIOR_CARD).is_file():
+        raise RecipeError(f"{folder / PRIOR_CARD}: this prior stays in attention, which plain weights cannot hold")
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -88,14 +88,15 @@ def load_model(spec: Any, *, folder: Path | None = None) -> PreTrainedModel:
         )
     except (OSError, ValueError) as error:
         raise RecipeError(f"model.path: cannot load {source} ({str(error).splitlines()[0]})") from error
-    if (Path(source) / PRIOR_CARD).is_file():
-        from reason_rl.attention.prior_files import load_prior
-
-        load_prior(model, Path(source))
     if adapter is not None:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter))
+    kept = adapter if adapter is not None else Path(source)
+    if (kept / PRIOR_CARD).is_file():
+        from reason_rl.attention.prior_files import load_prior
+
+        load_prior(model, kept)
     return model
 
 

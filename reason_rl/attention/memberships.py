@@ -129,3 +129,16 @@ def calibrate(
         layer: mean_by_place(fit_regimes(some, regimes).memberships(some), place, tokens)
         for layer, some in states.items()
     }
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, device: Any = None) -> dict[str, Tensor]:
+    """Return rows padded on the right, with their mask.
+
+    >>> batch = padded([(5, 6), (7,)], 0)
+    >>> batch["input_ids"].tolist(), batch["attention_mask"].tolist()
+    ([[5, 6], [7, 0]], [[1, 1], [1, 0]])
+    """
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+    return {"input_ids": ids, "attention_mask": mask}

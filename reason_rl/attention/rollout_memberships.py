@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from reason_rl.attention.decoder import attentions_of
-from reason_rl.attention.memberships import calibrate
+from reason_rl.attention.memberships import calibrate, padded
 from reason_rl.attention.regulariser import layers_of
 from reason_rl.attention.source import chosen_layers
 from reason_rl.models import context_tokens, eos_ids, load_tokenizer
@@ -51,16 +49,3 @@ def rollout_memberships(recipe: Recipe, spec: PriorSpec, model: Any, budget_toke
     layers = chosen_layers(layers_of(spec), len(attentions_of(model)))
     batches = [padded(rows[start : start + ROWS], pad, model.device) for start in range(0, len(rows), ROWS)]
     return calibrate(model, batches, layers, spec.reference_tokens, spec.regimes)
-
-
-def padded(rows: Sequence[Sequence[int]], pad: int, device: Any = None) -> dict[str, Tensor]:
-    """Return rows padded on the right, with their mask.
-
-    >>> batch = padded([(5, 6), (7,)], 0)
-    >>> batch["input_ids"].tolist(), batch["attention_mask"].tolist()
-    ([[5, 6], [7, 0]], [[1, 1], [1, 0]])
-    """
-    width = max(map(len, rows))
-    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-    return {"input_ids": ids, "attention_mask": mask}

@@ -44,16 +44,16 @@ class GuardianSpec(PolicySection):
     """A slow controller that turns the prior's temperature while the run gets better, and relaxes it while it does not."""
 
     every: int | None = Field(default=None, gt=0)
-    """Rollout batches between two decisions, updates in task pretrain; null = 1 and 50."""
+    """Rollout batches between two decisions, updates in tasks pretrain and sft; null = 1 and 50."""
     window: int = Field(default=5, gt=0)
     """Decisions that a gain is measured over."""
     least_gain: float = Field(default=0.002, ge=0)
     """Of the metric, smoothed; below it, the temperature relaxes. The metric is accuracy less priced tokens of the rollouts,
-    in task pretrain the negative cross-entropy of held-out traces."""
+    in tasks pretrain and sft the negative cross-entropy of held-out traces."""
     token_weight: float = Field(default=0.2, ge=0)
     """What a rollout of the largest budget costs, in accuracy."""
     held_out_traces: int = Field(default=64, gt=0)
-    """Traces of calibration problems that the cross-entropy is of (task pretrain)."""
+    """Traces that the cross-entropy is of: of calibration problems (pretrain), or kept out of training (sft)."""
 
 
 class PriorSpec(PolicySection):
@@ -63,7 +63,7 @@ class PriorSpec(PolicySection):
     """Places that the prior is made for: the longest prompt and completion together; longer sequences are an error."""
     mode: Literal["kl", "bias"] = "kl"
     """kl: the divergence of attention from the prior is a term of the loss; bias: its logarithm is added to the attention
-    logits (task pretrain only, for engines could not follow it)."""
+    logits (tasks pretrain and sft, for engines could not follow it in RL)."""
     variant: Literal["static", "content", "published"] = "static"
     """static: regimes of places; content: of hidden states, calibrated once and frozen; published: the paper's listing."""
     weight: float | None = Field(default=None, gt=0)
@@ -81,7 +81,7 @@ class PriorSpec(PolicySection):
     tau: float = Field(default=1.0, ge=0.3, le=1.6)
     """Temperature of the prior; lower is sharper."""
     begin: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the run before which there is no prior, and at which content memberships are calibrated (task pretrain)."""
+    """Share of the run before which there is no prior, and at which content memberships are calibrated (pretrain, sft)."""
     warm: float = Field(default=0.05, ge=0, le=1)
     """Share of the run over which the weight rises from 0."""
     fall: float | None = Field(default=0.6, ge=0, le=1)
@@ -89,7 +89,7 @@ class PriorSpec(PolicySection):
     end: float = Field(default=0.9, gt=0, le=1)
     """Share of the run after which it is 0."""
     calibration_traces: int = Field(default=64, gt=0)
-    """Traces that content memberships are calibrated on: rollouts of the starting model, or worked ones in task pretrain."""
+    """Traces that content memberships are calibrated on: rollouts of the starting model, else of training."""
     guardian: GuardianSpec | None = None
     """Divide the weight by a temperature that is controlled."""
 

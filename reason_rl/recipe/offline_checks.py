@@ -21,7 +21,7 @@ NEEDED = {
 # Sections that only some tasks read.
 READ_BY = {
     "algorithm": ("train",),
-    "attention": ("train", "pretrain"),
+    "attention": ("train", "pretrain", "sft"),
     "difficulty": ("train", "dpo", "sft"),
     "merge": ("merge", "dpo"),
     "pairs": ("dpo",),

@@ -44,6 +44,10 @@ METRIC_NAMES = {
     "rewards/accuracies": "share_preferred",
     "logps/chosen": "chosen_logp",
     "logps/rejected": "rejected_logp",
+    "prior_weight": "prior_weight",
+    "guardian_tau": "guardian_tau",
+    "guardian_gain": "guardian_gain",
+    "guardian_acted": "guardian_acted",
 }
 
 

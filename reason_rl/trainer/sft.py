@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from reason_rl.errors import RecipeError
 from reason_rl.models import load_model, load_tokenizer
 from reason_rl.trainer.config import lora_config
 from reason_rl.trainer.dpo import prompts_of
 from reason_rl.trainer.offline import OfflineCallback, config_fields, fit, one_process_made
-from reason_rl.trainer.train import TrainResult
+from reason_rl.trainer.prior_sft import PriorSFTTrainer, attach_prior
+from reason_rl.trainer.train import TrainResult, resume_point
 from reason_rl.trainer.turns import make_traces, text_ids, traces_file
 
 if TYPE_CHECKING:
@@ -34,22 +36,48 @@ def train_sft(
         RecipeError: for inputs that cannot be used, before training.
         RunError: when training has to stop.
     """
+    _check_resume(recipe, run, resume)
     one_process_made(traces_file(run), int(os.environ.get("WORLD_SIZE", "1")))
     traces = make_traces(recipe, run, say, engine)
     tokenizer = load_tokenizer(recipe.model)
     dataset = to_dataset(traces, prompts_of(recipe, tokenizer), tokenizer)
+    prior = recipe.attention.prior if recipe.attention else None
+    held_out = prior.guardian.held_out_traces if prior and prior.guardian else 0
+    if held_out >= len(dataset):
+        raise RecipeError(
+            f"attention.prior.guardian.held_out_traces: {held_out} of {len(dataset)} leaves none to learn"
+        )
+    made: list[PriorSFTTrainer] = []
 
     def make(callback: OfflineCallback) -> SFTTrainer:
-        return SFTTrainer(
+        trainer = PriorSFTTrainer(
             model=load_model(recipe.model),
             args=SFTConfig(**config_fields(recipe, run.checkpoints)),
-            train_dataset=dataset,
+            train_dataset=dataset.select(range(held_out, len(dataset))),
             processing_class=tokenizer,
             peft_config=lora_config(recipe),
             callbacks=[callback],
         )
+        if prior is not None:
+            rows = list(dataset.select(range(held_out)))
+            attach_prior(trainer, prior, rows, tokenizer.convert_tokens_to_ids(str(tokenizer.pad_token)), recipe.seed)
+        made.append(trainer)
+        return trainer
 
-    return fit(make, run, resume=resume)
+    result = fit(make, run, resume=resume)
+    if made[0].prior is not None and made[0].accelerator.is_main_process:
+        made[0].prior.save(run.model)
+    return result
+
+
+def _check_resume(recipe: Recipe, run: RunFolder, resume: bool) -> None:
+    prior = recipe.attention.prior if recipe.attention else None
+    if prior is None or (prior.variant != "content" and prior.guardian is None):
+        return
+    if resume_point(run.checkpoints, resume) is not None:
+        raise RecipeError(
+            "attention.prior: content memberships and Guardian are in no checkpoint of task sft; train again without --resume"
+        )
 
 
 def to_dataset(

@@ -1,5 +1,6 @@
 """The prior on attention in a training run: a term of the loss, with LoRA, and a controller that follows the run."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +12,21 @@ from peft import LoraConfig, get_peft_model
 from reason_rl.algorithm.store import after_generation
 from reason_rl.attention.guardian import Guardian
 from reason_rl.attention.kl import AttentionKL
+from reason_rl.attention.prior_files import has_prior
 from reason_rl.attention.regulariser import PriorLoss, make_guardian, make_prior_loss
 from reason_rl.attention.rollout_memberships import rollout_memberships
 from reason_rl.attention.schedule import Strength
 from reason_rl.attention.source import PriorSource
 from reason_rl.errors import RecipeError
-from reason_rl.models import PRIOR_ATTENTION
+from reason_rl.models import PRIOR_ATTENTION, load_model, load_tokenizer
+from reason_rl.problem.sources import load_problems
 from reason_rl.recipe.load import load_recipe
+from reason_rl.recipe.schema import ModelSection, WorldData
 from reason_rl.rollout.engines import make_backend
+from reason_rl.run_folder import RunFolder
+from reason_rl.trainer import sft as sft_module
+from reason_rl.trainer.dpo import prompts_of
+from reason_rl.trainer.sft import to_dataset, train_sft
 from reason_rl.trainer.train import extra_loss, training_inputs
 
 
@@ -118,3 +126,94 @@ def test_two_ranks_have_the_gradient_of_one():
     script = Path(__file__).with_name("attention_on_ranks.py")
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+SFT = """\
+task: sft
+output: {folder}
+seed: 0
+model: {{path: {model}}}
+data: {{use: world, count: 12}}
+answer: {{verify: exact}}
+turns: {{max_tokens: 64}}
+attention: {{prior: {{reference_tokens: 128, layers: [0, 1], warm: 0.0}}}}
+trainer: {{learning_rate: 3.0e-3, max_steps: 8, per_device_train_batch_size: 4, logging_steps: 1}}
+eval: {{data: {{use: world, split: test, count: 2}}, samples: 1, max_tokens: 32}}
+"""
+
+
+@pytest.fixture
+def sft(make_llama, tiny_tokenizer, tmp_path, monkeypatch):
+    """Return a maker of (recipe, run folder) whose traces are there already."""
+    make_llama().save_pretrained(tmp_path / "start")
+    tiny_tokenizer.save_pretrained(tmp_path / "start")
+    traces = [
+        {"problem_id": problem.id, "text": f"{n} 12 no wait again 12 30 yes </think> \\boxed{{ 12 30 }} <eos>"}
+        for n, problem in enumerate(load_problems(WorldData(use="world", count=12)))
+    ]
+    monkeypatch.setattr("reason_rl.trainer.sft.make_traces", lambda *_args: traces)
+
+    def make(name, *overrides):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(SFT.format(folder=tmp_path / name, model=tmp_path / "start"))
+        return load_recipe(path, list(overrides)).recipe, RunFolder(tmp_path / name)
+
+    return make
+
+
+def trained(recipe, folder, resume=False):
+    folder.path.mkdir(exist_ok=True)
+    train_sft(recipe, folder, resume=resume, say=lambda text: None)
+    return [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+
+
+def test_supervised_fine_tuning_with_a_bias_that_stays_and_guardian(sft):
+    more = ["variant=content", "calibration_traces=4", "guardian={every: 2, window: 1, held_out_traces: 3}"]
+    overrides = ["mode=bias", "fall=null", *more]
+    recipe, folder = sft("bias", *(f"attention.prior.{text}" for text in overrides), "trainer.save_steps=4")
+    rows = trained(recipe, folder)
+    assert {row["prior_weight"] for row in rows} >= {0.5}
+    assert len({row["guardian_gain"] for row in rows}) > 2
+    model = load_model(ModelSection(path=str(folder.model)))
+    bias = model.model.layers[0].self_attn.attention_bias
+    assert bias.strength == pytest.approx(0.5 / rows[-1]["guardian_tau"], abs=1e-4)
+    assert bias.source.frozen[0].shape == (128, 4)
+    with pytest.raises(RecipeError, match="in no checkpoint of task sft"):
+        trained(recipe, folder, resume=True)
+
+
+def test_supervised_fine_tuning_with_a_bias_that_falls_ends_as_stock(sft):
+    recipe, folder = sft(
+        "fall", "attention.prior.mode=bias", "attention.prior.end=0.8", "lora={r: 2, target_modules: all-linear}"
+    )
+    rows = trained(recipe, folder)
+    assert rows[0]["prior_weight"] == 0.5
+    assert rows[-1]["prior_weight"] == 0.0
+    assert not has_prior(folder.model)
+
+
+def test_supervised_fine_tuning_is_drawn_to_the_prior(sft):
+    values = {}
+    for weight in (1e-9, 10.0):
+        options = ("fall=null", "tau=0.6", f"weight={weight}", "reference_tokens=64")
+        recipe, folder = sft(f"kl{weight:g}", *(f"attention.prior.{text}" for text in options), "trainer.max_steps=20")
+        trained(recipe, folder)
+        model = load_model(ModelSection(path=str(folder.model)))
+        watch = AttentionKL(model, PriorSource(tau=0.6), 64, (0, 1))
+        tokenizer = load_tokenizer(recipe.model)
+        rows = to_dataset(sft_module.make_traces(), prompts_of(recipe, tokenizer), tokenizer)
+        with watch.collecting():
+            model(input_ids=torch.tensor(rows[0]["input_ids"])[None])
+        values[weight] = watch.term(0).item()
+    assert values[10.0] < 0.9 * values[1e-9], values
+
+
+def test_what_supervised_fine_tuning_refuses(sft):
+    recipe, folder = sft("short", "attention.prior.reference_tokens=8")
+    with pytest.raises(RecipeError, match="reference_tokens: is 8, but a row has"):
+        trained(recipe, folder)
+    recipe, folder = sft("all", "attention.prior.guardian={held_out_traces: 12}")
+    with pytest.raises(RecipeError, match="12 of 12 leaves none to learn"):
+        trained(recipe, folder)
+    with pytest.raises(RecipeError, match="vllm cannot follow a bias that stays; use hf, or a fall"):
+        sft("vllm", "attention.prior.mode=bias", "attention.prior.fall=null", "rollout.engine=vllm")

@@ -365,8 +365,14 @@ def test_the_term_draws_attention_to_the_prior_in_a_supervised_run():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["attention.prior.mode=bias"], "bias is for task pretrain, for rollout engines could not follow it; use kl"),
-        (["attention.prior.begin=0.5"], "is for task pretrain; what RL starts from has learned already, use warm"),
+        (
+            ["attention.prior.mode=bias"],
+            "bias is for task pretrain and sft, for rollout engines could not follow it; use kl",
+        ),
+        (
+            ["attention.prior.begin=0.5"],
+            "is for task pretrain and sft; what RL starts from has learned already, use warm",
+        ),
         (["attention.prior.fall=0.95"], "0.95 is after end 0.9"),
         (["attention.prior.heads=[2]"], "less than or equal to 1"),
         (["attention.prior.varient=content"], "did you mean variant"),
