@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from reason_rl.bench.jobs import Job, Row, Say, run_jobs
 from reason_rl.bench.paired import seed_difference
-from reason_rl.bench.rpa_time import PriorTimeJob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,10 +39,10 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """Size and length of a run: a Llama of 0.92M parameters on 1.6M tokens; all our choice."""
+    """Size and length of a run: a Llama of 0.92M parameters on 1.2M tokens; all our choice."""
 
-    updates: int = 800
-    rate_updates: int = 250
+    updates: int = 600
+    rate_updates: int = 200
     rows: int = 8
     context: int = 256
     hidden_size: int = 128
@@ -242,14 +241,10 @@ def prior_jobs(rates: dict[str, float], seeds: Sequence[int]) -> list[Job]:
 
 
 def compare_priors(out: Path, seeds: int, say: Say) -> dict[str, Any]:
-    """Make what is missing in ``out`` and return, a variant: mean cross-entropies and their differences to stock.
-
-    Times are taken last, beside nothing else of this command; keep the machine quiet for them.
-    """
+    """Make what is missing in ``out`` and return, a variant: mean cross-entropies and their differences to stock."""
     rates = chosen_rates(run_jobs(rate_jobs(), out, 1, say))
     rows = run_jobs(prior_jobs(rates, range(seeds)), out, 1, say)
-    times = run_jobs([PriorTimeJob()], out, 1, say)[0]
-    table: dict[str, Any] = {"rates": rates, "times": {k: v for k, v in times.items() if k not in ("key", "workers")}}
+    table: dict[str, Any] = {"rates": rates}
     for variant in VARIANTS:
         mine, base = ([row for row in rows if row["variant"] == name] for name in (variant, BASE))
         entry: dict[str, Any] = {"parameters": mine[0]["parameters"]}
