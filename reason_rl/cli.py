@@ -393,7 +393,7 @@ def recipes_cp(name: str, target: Path, as_json: AsJson = False) -> None:
     from reason_rl.content import find_content, shipped_recipes
     from reason_rl.recipe.catalogue import portable
 
-    source = shipped_recipes().get(name) or find_content(name)
+    source = shipped_recipes().get(name) or find_content(name if Path(name).suffix else f"recipes/{name}.yaml")
     goal = target / source.name if target.is_dir() else target
     if goal.exists():
         raise RecipeError(f"{goal} exists; name another target")
