@@ -13,10 +13,9 @@ Source: MinD (arXiv 2505.19788) abstract and reviews; every constant is our choi
 [2.0, 1.7, -1.0]
 """
 
-import torch
-
 from reason_rl.algorithm.reward import Reward
-from reason_rl.algorithm.turns import CANDIDATE, CUT, parse_turns, several_attempts
+from reason_rl.algorithm.turn_reward import turn_reward
+from reason_rl.algorithm.turns import CANDIDATE, CUT
 
 TRUNCATION_PENALTY = True
 
@@ -30,14 +29,4 @@ def reward(
     candidate: str = CANDIDATE,
 ) -> Reward:
     """Return format + accuracy + compactness, less ``turn_weight`` for the most turns."""
-
-    def score(batch):  # type: ignore[no-untyped-def]
-        turns = [
-            None if was_cut else parse_turns(text) for text, was_cut in zip(batch.text, batch.truncated, strict=True)
-        ]
-        form = torch.tensor([-1.0 if some is None else 1.0 for some in turns])
-        unit = torch.tensor([unit_penalty * several_attempts(some or [], cut, candidate) for some in turns])
-        further = torch.tensor([(len(some or [0]) - 1) / max(1, max_turns - 1) for some in turns])
-        return form + batch.correct + unit - turn_weight * batch.correct * further
-
-    return score
+    return turn_reward(unit_penalty, turn_weight, max_turns, cut, candidate)

@@ -126,7 +126,7 @@ def in_turns(
 
     The last answer is the solution's own. Traces with an answer that is too long, empty or thinks again are left out.
 
-    Source: MinD (arXiv 2505.19788), as others summarise its four steps; answers are greedy here (our choice).
+    Source: arXiv 2505.19788, as others summarise its four steps; answers are greedy here (our choice).
     """
     requests = [
         SamplingRequest(

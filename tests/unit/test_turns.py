@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from reason_rl.algorithm.reward import load_reward
 from reason_rl.algorithm.turns import Turn, format_turns, parse_turns, several_attempts, split_units
+from reason_rl.errors import RecipeError
 from reason_rl.rollout.batch import example_batch
 
 MIND = Path(__file__).parents[2] / "rewards" / "mind.py"
@@ -98,6 +99,11 @@ def test_a_cut_rollout_has_no_form_and_turns_cost_only_where_asked():
     text = f"x = 1{E}1{T}y = 1{E}1"
     assert scored([text, text], [1, 1], cut=[False, True]).tolist() == [2.0, 0.0]
     assert scored([text, text], [1, 0], turn_weight=0.9, max_turns=10).tolist() == pytest.approx([1.9, 1.0])
+
+
+def test_one_turn_at_most_is_no_scale():
+    with pytest.raises(RecipeError, match="max_turns 1 is below 2"):
+        load_reward(MIND, max_turns=1)
 
 
 def test_only_the_flags_matter_not_the_words():
