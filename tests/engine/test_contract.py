@@ -240,7 +240,9 @@ def test_a_run_resumed_in_any_epoch_is_the_uninterrupted_one(make_trainer, make_
 
     def run(resume=None):
         config["output_dir"] = str(tmp_path / f"from-{resume}")
-        trainer = make_trainer(backend=seeded(make_backend()), config=make_config(**config), **dler(refill=True, max_rounds=2))
+        trainer = make_trainer(
+            backend=seeded(make_backend()), config=make_config(**config), **dler(refill=True, max_rounds=2)
+        )
         callback = RunCallback(tmp_path / f"from-{resume}.jsonl", resume or 0)
         callback.trainer = trainer
         trainer.add_callback(callback)
