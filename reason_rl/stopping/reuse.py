@@ -16,9 +16,14 @@ class Population(TypedDict):
 
 
 def population(problems: Sequence[Problem]) -> Population:
-    """Return where problems come from and their levels."""
+    """Return where problems come from (what their rows say of it, else the file or data set) and their levels.
+
+    >>> population([Problem("a", "1 + 1", "2", source="slice-1", meta={"source": "gsm8k"})])
+    {'sources': ['gsm8k'], 'levels': []}
+    """
     levels = {problem.level for problem in problems if problem.level is not None}
-    return {"sources": sorted({problem.source for problem in problems}), "levels": sorted(levels)}
+    sources = {str(problem.meta.get("source") or problem.source) for problem in problems}
+    return {"sources": sorted(sources), "levels": sorted(levels)}
 
 
 def not_exchangeable(
