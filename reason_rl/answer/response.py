@@ -20,11 +20,12 @@ PHRASE = re.compile(
     r"(?:final\s+answers?|the\s+answers?|answers?|(?:correct|right)\s+(?:option|choice)|solutions|roots|答案|largest\s+\$?\w\$?|result)\**\s*(?:is|:|=|are|是)\s*:?\s*\**([^\n]+)",
     re.IGNORECASE,
 )
-MATHS = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+MATHS = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:[.,]\d+)?(?:/\d+)?")
 LABELLED = re.compile(r"[A-Z][^\W\d_]+(?: [^\W\d_]+){0,3}\s*:\s*(" + NUMBER.pattern + r")\s*[$€£]?[a-z. ]{0,20}")
 NUMBERS = re.compile(NUMBER.pattern + r"(?:\s*(?:,|and|or|, and)\s*" + NUMBER.pattern + r"){1,9}")
+CALCULATED = re.compile(r"<<[^<>]{0,200}>>")  # how GSM8K notes a sum: <<9*2=18>>18
 SENTENCE_END = re.compile(r"\.(?:\s|$)")
 WORD = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{2,}")
 COMMAND_TEXT = re.compile(r"\\[a-zA-Z]+\s*(?:\{[^{}]*\})?")
@@ -61,7 +62,7 @@ def find_answer(response: str) -> Found | None:
     parts = THINK.split(response)
     if len(parts) > 1 and THINK.findall(response)[-1] == "<think>":
         return None
-    text = parts[-1].strip()
+    text = CALCULATED.sub("", parts[-1]).strip()
     if not text:
         return None
     for by, rule in RULES:

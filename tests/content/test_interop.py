@@ -2,11 +2,13 @@
 
 import ast
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from reason_rl.answer.grade import grade_rows
 from reason_rl.recipe.suite import load_suite
 
 INTEROP = Path(__file__).parents[2] / "eval" / "interop"
@@ -57,3 +59,47 @@ def test_lm_evals_generations_are_graded_as_ours(task, generation, accuracy):
 @pytest.mark.parametrize("name", ["inspect_task.py", "lighteval_task.py"])
 def test_python_tasks_compile(name):
     compile((INTEROP / name).read_text(), name, "exec")
+
+
+# Generations as models write them, with the gold answer; the last ones are read differently.
+GENERATIONS = [
+    ("16 - 3 - 4 = 9 eggs are left, 9 * 2 = <<9*2=18>>18 dollars.\n#### 18", "18", True),
+    ("It takes 2/2 = 1 bolt of white, so 2 + 1 = 3 bolts.\n#### 3", "3", True),
+    ("The house gained 120,000, so the profit is $70,000.\n#### 70,000", "70000", True),
+    ("Each run is 60 meters, 3 * 3 * 60.\n\n#### 540", "540", True),
+    ("She needs 20 cups.\n#### 15", "20", False),
+    ("Kylar pays 8 * 5 + 8 * 3 = 64.\n#### $64", "64", True),
+    ("In total there are 4 * 65 = 260 sheep.", "260", True),
+    ("The answer is 160.", "160", True),
+    ("The answer is 45.", "460", False),
+    ("Eliza earns $10 * 40 + $60 = $460.", "460", True),
+    ("#### -5", "-5", True),
+    ("He lost 5.\n#### 5", "-5", False),
+    ("I cannot say.", "366", False),
+    ("", "694", False),
+]
+LM_EVAL_IGNORES = [",", r"\$", r"(?s).*#### ", r"\.$"]
+
+
+def lm_eval_flexible(generation, gold):
+    """Grade as lm-eval 0.4.13 does in gsm8k.yaml: the last match of flexible-extract, then exact_match."""
+    matches = [a or b for a, b in re.findall(r"(-?[$0-9.,]{2,})|(-?[0-9]+)", generation)]
+    sides = [matches[-1] if matches else "[invalid]", gold]
+    for pattern in LM_EVAL_IGNORES:
+        sides = [re.sub(pattern, "", side) for side in sides]
+    return sides[0].lower() == sides[1].lower()
+
+
+def test_our_verdicts_on_saved_generations_are_those_of_lm_evals_gsm8k():
+    graded = grade_rows([{"gold": gold, "prediction": text} for text, gold, _ in GENERATIONS], workers=1)
+    assert [row["correct"] for row in graded] == [right for *_, right in GENERATIONS]
+    assert [lm_eval_flexible(text, gold) for text, gold, _ in GENERATIONS] == [right for *_, right in GENERATIONS]
+
+
+@pytest.mark.parametrize(
+    ("generation", "gold"),
+    [("The answer is 18 dollars, 9 for each of 2.", "18"), (r"So \boxed{1000.0} grams", "1000")],
+)
+def test_where_lm_eval_takes_the_last_number_and_we_the_answer(generation, gold):
+    assert grade_rows([{"gold": gold, "prediction": generation}], workers=1)[0]["correct"] is True
+    assert not lm_eval_flexible(generation, gold)
