@@ -36,6 +36,12 @@ def test_one_more_right_solution_of_twelve_is_enough_for_long():
             assert prefers_long(solutions(long), solutions(short), margin) == (long - short >= 1)
 
 
+def test_exactly_the_margin_prefers_short():
+    assert not prefers_long(solutions(6), solutions(6), 0.0)
+    assert not prefers_long(solutions(9), solutions(6), 0.25)
+    assert prefers_long(solutions(10), solutions(6), 0.25)
+
+
 @pytest.mark.parametrize(("long", "short", "wanted"), [(11, 10, 0.0083), (10, 10, -0.0208), (8, 11, -0.1458)])
 def test_the_gain_of_the_released_code(long, short, wanted):
     assert gain(solutions(long, 3000), solutions(short, 500), 1 / 24) == pytest.approx(wanted, abs=5e-5)
