@@ -120,7 +120,10 @@ def make_server(options: ServeOptions) -> tuple[Server, Service]:
     tokens = think_tokens(model, tokenizer, END_THINK) if thinks else whole_completion(model, tokenizer)
     # The fingerprint is of the weights, wherever they are.
     exits = None if options.probe is None else open_exits(options.probe, fingerprint(model, tokenizer))
-    model = model.to(options.device).eval()  # type: ignore[arg-type]
+    try:
+        model = model.to(options.device).eval()  # type: ignore[arg-type]
+    except (RuntimeError, AssertionError) as error:  # torch's, for names and devices that are not there
+        raise RecipeError(f"serve: --device {options.device}: {str(error).splitlines()[0]}") from None
     if exits is not None:
         exits = replace(exits, probe=exits.probe.to(options.device))
     vocabulary = int(model.config.get_text_config().vocab_size)

@@ -8,11 +8,13 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
 import openai
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -379,6 +381,36 @@ def test_a_probe_without_a_certificate_is_used_only_as_uncertified(probe_folder,
         assert given.choices[0].exit is not None
     finally:
         server.close()
+
+
+def test_an_adapter_is_served_and_an_engine_that_is_gone_is_told(offline, tmp_path):
+    torch.manual_seed(0)
+    adapted = get_peft_model(
+        load_model(ModelSection()), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    )
+    adapted.save_pretrained(tmp_path)
+    stop, policy = offline.policies[1]
+    with_adapter = replace(offline.backend, model=load_model(ModelSection(), folder=tmp_path))
+    request, greedy = SamplingRequest(offline.prompts[0], CAP, 0), SamplingOptions(temperature=0.0)
+    written = with_adapter.under(policy).decode([request], greedy)[0]
+    assert written.sample.token_ids != offline.write(0, policy, greedy, 0).sample.token_ids
+    server = Served(adapter=tmp_path)
+    try:
+        question = offline.problems[0].prompt
+        same(offline, server.ask(question, max_tokens=CAP, temperature=0, extra_body={"stop": stop}), written)
+        server.engine.close()
+        gone = httpx.get(f"{server.url}/health")
+        assert (gone.status_code, gone.json()["status"]) == (503, "failed")
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("device", ["cudaa", "cuda"])
+def test_a_device_that_is_not_there_is_one_line(device):
+    if torch.cuda.is_available() and device == "cuda":
+        pytest.skip("there is one")
+    with pytest.raises(RecipeError, match=f"^serve: --device {device}: [^\n]*$"):
+        make_server(ServeOptions("tiny-reasoner", device=device))
 
 
 def test_a_probe_of_another_model_is_refused(probe_folder, make_llama, tiny_tokenizer, tmp_path):
