@@ -30,13 +30,13 @@ LENGTH = (
     "soft_overlong",
 )
 REAL = [
-REAL_RL = [name for name in REAL if load_recipe(name).recipe.task == "train"]
     name
     for name in shipped_recipes()
     if name.startswith(("r1_distill_", "qwen3_"))
     and not name.endswith("base")
     and load_recipe(name).recipe.task == "train"
 ]
+REAL_RL = [name for name in REAL if load_recipe(name).recipe.task == "train"]
 
 # Fields of GRPOConfig as the trainer gets them.
 CONFIG = {
@@ -98,34 +98,59 @@ def test_rloo_is_leave_one_out_but_for_a_constant():
     assert [4 / 3 * value for value in ADVANTAGES["rloo"]] == pytest.approx(LEAVE_ONE_OUT)
 
 
+@pytest.fixture
+def loss_of(make_trainer, make_config, monkeypatch):
+    """Return a function from fields of GRPOConfig to the loss of the two completions above."""
+
+    def loss(**fields):
+        trainer = make_trainer(config=make_config(**fields, scale_rewards="none", steps_per_generation=1))
+        trainer.max_completion_length = 4
+        logps, ratios = torch.tensor(LOGPS), torch.tensor(RATIOS)
+        monkeypatch.setattr(
+            trainer, "_get_per_token_logps_and_entropies", lambda *_args, **_kwargs: (logps, torch.zeros(2, 3), None)
+        )
+        mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+        ids = torch.ones(2, 3, dtype=torch.long)
+        trainer.current_gradient_accumulation_steps = 1
+        return trainer._compute_loss(
+            trainer.model.train(),
+            {
+                "prompt_ids": ids,
+                "prompt_mask": torch.ones_like(ids),
+                "completion_ids": ids,
+                "completion_mask": mask,
+                "advantages": torch.tensor([1.0, -1.0]),
+                "old_per_token_logps": logps - torch.log(ratios),
+                "importance_sampling_ratio": torch.ones(2, 3),
+                "num_items_in_batch": torch.tensor(5.0),
+            },
+        ).item()
+
+    return loss
+
+
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_are_those_worked_out_by_hand(name, tmp_path, make_trainer, make_config, monkeypatch):
+def test_losses_are_those_worked_out_by_hand(name, tmp_path, loss_of):
     asked = grpo_config(tiny(name), tmp_path, 80)
     fields = ("loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "delta", "beta")
-    chosen = {field: getattr(asked, field) for field in fields}
-    trainer = make_trainer(config=make_config(**chosen, scale_rewards="none", steps_per_generation=1))
-    trainer.max_completion_length = 4
-    logps, ratios = torch.tensor(LOGPS), torch.tensor(RATIOS)
-    monkeypatch.setattr(
-        trainer, "_get_per_token_logps_and_entropies", lambda *_args, **_kwargs: (logps, torch.zeros(2, 3), None)
-    )
-    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    ids = torch.ones(2, 3, dtype=torch.long)
-    trainer.current_gradient_accumulation_steps = 1
-    loss = trainer._compute_loss(
-        trainer.model.train(),
-        {
-            "prompt_ids": ids,
-            "prompt_mask": torch.ones_like(ids),
-            "completion_ids": ids,
-            "completion_mask": mask,
-            "advantages": torch.tensor([1.0, -1.0]),
-            "old_per_token_logps": logps - torch.log(ratios),
-            "importance_sampling_ratio": torch.ones(2, 3),
-            "num_items_in_batch": torch.tensor(5.0),
-        },
-    )
-    assert loss.item() == pytest.approx(LOSSES[name], abs=1e-5)
+    assert loss_of(**{field: getattr(asked, field) for field in fields}) == pytest.approx(LOSSES[name], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "level", "epsilon", "epsilon_high", "expected"),
+    [
+        ("grpo", "token", 0.2, 0.28, 0.011667),
+        ("bnpo", "token", 0.2, 0.28, -0.176),
+        ("dapo", "token", 0.2, 0.28, -0.176),
+        ("dr_grpo", "token", 0.2, 0.28, -0.11),
+        ("grpo", "sequence", 0.2, 0.28, -0.015532),
+        ("grpo", "sequence", 3e-4, 4e-4, 0.04557),
+        ("cispo", "token", 0.2, 1.28, 0.3272),
+    ],
+)
+def test_the_losses_differ_in_how_tokens_are_averaged(loss_of, loss_type, level, epsilon, epsilon_high, expected):
+    fields = {"loss_type": loss_type, "importance_sampling_level": level, "beta": 0.0}
+    assert loss_of(**fields, epsilon=epsilon, epsilon_high=epsilon_high) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -1,5 +1,6 @@
 """Every method of the catalogue has a page that names its recipes, and every constant of its recipes a source."""
 
+import json
 import re
 from pathlib import Path
 
@@ -22,6 +23,42 @@ def trains(name):
 
 CATALOGUE = [name for name in shipped_recipes() if name.split("/")[0] in FOLDERS and trains(name)]
 METHODS = [name for name in CATALOGUE if name.startswith("tiny/") and name in ENTRIES and ENTRIES[name].method]
+PUBLISHED = (
+    "dler",
+    "da_dler",
+    "thinkprune",
+    "siri",
+    "tldr",
+    "laser",
+    "laser_d",
+    "laser_de",
+    "l1_exact",
+    "l1_max",
+    "kimi_length",
+    "o1_pruner",
+    "efficient_reasoning",
+    "shorter_better",
+    "dast",
+    "cosine",
+    "soft_overlong",
+    "alp",
+    "hapo",
+    "grpo_lead",
+    "dr_saf",
+    "self_rewarded_efficiency",
+    "gfpo",
+    "canon",
+    "dr_grpo",
+    "dapo",
+    "bnpo",
+    "gspo",
+    "cispo",
+    "rloo",
+    "reinforce_pp",
+    "anytime_brpo",
+    "adaptthink",
+    "cures",
+)
 FILES = [ROOT / "recipes" / f"{name}.yaml" for name in CATALOGUE]
 SECTIONS = ("algorithm", "trainer")
 # The shape of a run, which plan prints and other tests compare with the papers'.
@@ -75,6 +112,27 @@ def test_a_number_without_a_source_is_found():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_constant_of_a_recipe_has_its_source(path):
     assert unsourced(path.read_text()) == []
+
+
+def test_recipes_say_measured_where_the_arena_has_them():
+    cells = (ROOT / "eval" / "arena" / "cells.jsonl").read_text().splitlines()
+    made = {cell["method"] for cell in map(json.loads, cells) if "method" in cell}
+    assert {name for name in METHODS if ENTRIES[name].state == "measured"} >= {f"tiny/{name}" for name in made}
+    elsewhere = {"tiny/dler_rpa", "tiny/dler_rpa_guardian", "tiny/dler_vllm", "tiny/probe_exit"}
+    said = {name for name in METHODS if ENTRIES[name].state == "measured"} - elsewhere
+    assert said <= {f"tiny/{name}" for name in made}
+
+
+def test_every_reward_is_used_by_a_tiny_recipe():
+    used = {load_recipe(shipped_recipes()[name]).recipe.algorithm.reward.file for name in METHODS}
+    assert used == {f"rewards/{path.name}" for path in (ROOT / "rewards").glob("*.py")}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_method_has_its_recipes(name):
+    assert ENTRIES[f"tiny/{name}"].arxiv
+    assert ENTRIES[f"r1_distill_1.5b/{name}"].state == "not run"
+    assert ENTRIES[f"r1_distill_1.5b/{name}_lora"].state == "not run"
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -41,6 +41,7 @@ names = pytest.mark.parametrize("name", REWARDS)
         (efficient(0.1), RIGHT, LENGTHS, [0.97729, 0.95, 0.92271, 0.0]),
         (efficient(0.4), RIGHT, LENGTHS, [0.909159, 0.8, 0.690841, 0.0]),
         (efficient(0.4), [1, 0, 0, 0], LENGTHS, [0.8, 0.0, 0.0, 0.0]),
+        (efficient(0.2), [1] * 3, [800, 1200, 1600], [0.954579, 0.9, 0.845421]),
         (easy_length_penalty(0.2, 4000), [1] * 4, LENGTHS, [0.95, 0.9, 0.85, 0.8]),
         (easy_length_penalty(0.2, 4000), [0] * 4, LENGTHS, [-0.0125, -0.025, -0.0375, -0.05]),
         (distance_to_shortest(2.0, 0.001), RIGHT, LENGTHS, [2.0, 1.0, 0.0, -3.0]),
