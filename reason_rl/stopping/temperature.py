@@ -103,7 +103,7 @@ def scale_stop(logits: Logits, strength: Rows, where: Phase, tokens: ThinkTokens
     """
     edited = logits.clone()
     # Where a completion does not think, its end is the stop token itself.
-    banned = [token for token in tokens.eos if token != tokens.end] if options.mask_eos else []
+    banned = list(tokens.eos) if options.mask_eos and tokens.end not in tokens.eos else []
     if options.mask_restart and tokens.start is not None:
         banned.append(tokens.start)
     edited[:, banned] = -torch.inf

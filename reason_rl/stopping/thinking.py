@@ -92,7 +92,13 @@ def think_tokens(
 
 
 def whole_completion(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> ThinkTokens:
-    """Return the ids for a model that does not think: all of a completion counts as thinking, and its end closes it."""
+    """Return the ids for a model that does not think: all of a completion counts as thinking, and its end closes it.
+
+    Where several ids end a completion, the first of the model's generation config is the one that a scaled stop scales.
+    """
     from reason_rl.models import eos_ids
 
-    return ThinkTokens(int(tokenizer.eos_token_id), None, tuple(eos_ids(model, tokenizer)))
+    configured = model.generation_config.eos_token_id if model.generation_config else None
+    first = configured[0] if isinstance(configured, list) else configured
+    end = tokenizer.eos_token_id if first is None else first
+    return ThinkTokens(int(end), None, tuple(eos_ids(model, tokenizer)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reason_rl.stopping.temperature import StopOptions, TemperatureStop, edited_logps, scale_stop, stop_logit
-from reason_rl.stopping.thinking import Phase, ThinkTokens, phase
+from reason_rl.stopping.thinking import Phase, ThinkTokens, phase, whole_completion
 
 MODES = ("logprob", "logit", "bias")
 TOKENS = ThinkTokens(end=0, start=3, eos=(4,))
@@ -138,7 +138,15 @@ def test_where_a_completion_does_not_think_its_end_is_what_is_scaled():
     where = Phase(torch.tensor([True]), torch.tensor([4]))
     edited = scale_stop(logits, torch.tensor([3.0]), where, ThinkTokens(end=1, start=None, eos=(1, 3)), StopOptions())
     assert edited[0, 1] > logits[0, 1]
-    assert edited[0, 3] == -torch.inf
+    assert torch.equal(edited[0, [0, 2, 3]], logits[0, [0, 2, 3]])
+
+
+def test_the_end_of_a_model_that_does_not_think_is_that_of_its_generation_config(make_llama, tiny_tokenizer):
+    model, own = make_llama(), tiny_tokenizer.eos_token_id
+    for configured, end in (([9, 7], 9), (9, 9), (None, own)):
+        model.generation_config.eos_token_id = configured
+        assert whole_completion(model, tiny_tokenizer).end == end
+    assert own in whole_completion(model, tiny_tokenizer).eos
 
 
 def test_half_precision_is_computed_in_single():
