@@ -107,7 +107,7 @@ def batches(rows: Sequence[Mapping[str, Any]], pad: int, device: Any = None) -> 
     >>> batch["labels"].tolist()
     [[-100, 6], [7, -100]]
     """
-    found = []
+    found: list[Batch] = []
     for start in range(0, len(rows), ROWS):
         some = rows[start : start + ROWS]
         labels = padded([row["labels"] for row in some], -100, device)["input_ids"]

@@ -59,8 +59,9 @@ def train_sft(
             callbacks=[callback],
         )
         if prior is not None:
-            rows = list(dataset.select(range(held_out)))
-            attach_prior(trainer, prior, rows, tokenizer.convert_tokens_to_ids(str(tokenizer.pad_token)), recipe.seed)
+            pad = tokenizer.convert_tokens_to_ids(str(tokenizer.pad_token))
+            assert isinstance(pad, int)
+            attach_prior(trainer, prior, list(dataset.select(range(held_out))), pad, recipe.seed)
         made.append(trainer)
         return trainer
 
