@@ -1,4 +1,4 @@
-"""Rollouts with the trainer's own transformers model: plain decode steps, finished rows retired at once."""
+"""Rollouts with the trainer's own transformers model: plain decode steps; finished rows make room for waiting ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest, check_context
-from reason_rl.rollout.cache import chunked_cache, keep_rows
+from reason_rl.rollout.cache import chunked_cache, join_rows, keep_rows
 from reason_rl.rollout.sampling import draw, uniforms
 from reason_rl.rollout.weights import copy_weights, still_copy
 
@@ -21,20 +21,21 @@ RETIRE_SHARE = 0.75
 
 @dataclass
 class Lanes:
-    """The rows still being decoded: which request each is, its attention mask and its token to feed next."""
+    """The rows under way: which request each is, its attention mask, its token to feed next, and how many it has drawn."""
 
     request: Tensor
     mask: Tensor
     token: Tensor
     alive: Tensor
+    count: Tensor
 
 
 class HFBackend:
     """Samples from a transformers model in this process, in eval mode, with a budget and a seed a row.
 
-    Unlike ``generate`` it keeps the cache in place, drops rows when they are done, draws each row from its own random
-    stream (so a row does not depend on its neighbours), and returns log-probabilities. It decodes with the trainer's own
-    model, or with a copy of it (see :meth:`follow`).
+    Unlike ``generate`` it keeps the cache in place, drops rows when they are done and lets waiting ones in, draws each row
+    from its own random stream (so a row does not depend on its neighbours), and returns log-probabilities. It decodes with
+    the trainer's own model, or with a copy of it (see :meth:`follow`).
 
     Args:
         model: a causal language model, plain or with a peft adapter.
@@ -80,25 +81,25 @@ class HFBackend:
         options: SamplingOptions,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[Sample]:
-        """Sample one completion a request; rows of like length are decoded together.
+        """Sample one completion a request; rows of like budget are decoded together, and freed places filled with the next.
 
         Raises:
             RunError: when a prompt and its budget do not fit into the context.
         """
         check_context(requests, self.context_tokens)
         order = sorted(range(len(requests)), key=lambda i: (requests[i].max_tokens, len(requests[i].prompt_ids)))
-        samples: dict[int, Sample] = {}
+        if not order:
+            return []
         with sampling_mode(self.model):
-            for start in range(0, len(order), self.max_batch_rows):
-                chosen = order[start : start + self.max_batch_rows]
-                done = len(samples)
-                report = (lambda n, done=done: on_progress(done + n, len(requests))) if on_progress else None
-                drawn = self._decode([requests[i] for i in chosen], options, report)
-                samples |= dict(zip(chosen, drawn, strict=True))
+            drawn = self._decode([requests[i] for i in order], options, on_progress)
+        samples = dict(zip(order, drawn, strict=True))
         return [samples[i] for i in range(len(requests))]
 
     def _decode(
-        self, requests: list[SamplingRequest], options: SamplingOptions, report: Callable[[int], None] | None
+        self,
+        requests: list[SamplingRequest],
+        options: SamplingOptions,
+        on_progress: Callable[[int, int], None] | None,
     ) -> list[Sample]:
         device = self.model.device
         budgets = torch.tensor([request.max_tokens for request in requests], device=device)
@@ -108,27 +109,40 @@ class HFBackend:
         logps = torch.zeros(len(requests), longest, device=device)
         lengths = budgets.clone()
         stopped = torch.zeros(len(requests), dtype=torch.bool, device=device)
-        cache = chunked_cache(self.model.config.get_text_config().num_hidden_layers)
         eos = torch.tensor([*self.eos_token_ids.tolist(), *options.stop_ids], device=device)
-        lanes, logits = self._prefill(requests, cache)
-        for step in range(longest):
-            drawn, drawn_logps = draw(logits, options, noise[lanes.request, step])
-            live = lanes.request[lanes.alive]
-            tokens[live, step], logps[live, step] = drawn[lanes.alive], drawn_logps[lanes.alive]
+        entered = min(self.max_batch_rows, len(requests))
+        lanes, logits, cache = self._enter(requests, 0, entered)
+        while True:
+            drawn, drawn_logps = draw(logits, options, noise[lanes.request, lanes.count.clamp(max=longest - 1)])
+            live, at = lanes.request[lanes.alive], lanes.count[lanes.alive]
+            tokens[live, at], logps[live, at] = drawn[lanes.alive], drawn_logps[lanes.alive]
             ended = torch.isin(drawn, eos) & lanes.alive
-            lengths[lanes.request[ended]] = step + 1
+            lanes.count = lanes.count + lanes.alive
+            lengths[lanes.request[ended]] = lanes.count[ended]
             stopped[lanes.request[ended]] = True
-            lanes.alive = lanes.alive & ~ended & (budgets[lanes.request] > step + 1)
-            left = int(lanes.alive.sum())
-            if report:
-                report(len(requests) - left)
-            if left == 0:
-                break
+            lanes.alive = lanes.alive & ~ended & (budgets[lanes.request] > lanes.count)
             lanes.token = drawn
-            if left < RETIRE_SHARE * len(lanes.alive):
+            left = int(lanes.alive.sum())
+            if on_progress:
+                on_progress(entered - left, len(requests))
+            if left == 0 and entered == len(requests):
+                return _samples(tokens, logps, lengths, stopped)
+            freed = left < RETIRE_SHARE * len(lanes.alive)
+            if freed and left:
                 lanes = _retire(lanes, cache)
-            logits = self._step(lanes, cache)
-        return _samples(tokens, logps, lengths, stopped)
+            if left:
+                logits = self._step(lanes, cache)
+            if freed and entered < len(requests):
+                first, entered = entered, min(entered + self.max_batch_rows - left, len(requests))
+                new = self._enter(requests, first, entered)
+                lanes, logits, cache = _joined((lanes, logits, cache), new) if left else new
+
+    def _enter(self, requests: list[SamplingRequest], first: int, stop: int) -> tuple[Lanes, Tensor, Cache]:
+        """Read the prompts of requests ``first`` to ``stop`` into a cache of their own."""
+        cache = chunked_cache(self.model.config.get_text_config().num_hidden_layers)
+        lanes, logits = self._prefill(requests[first:stop], cache)
+        lanes.request = lanes.request + first
+        return lanes, logits, cache
 
     def _prefill(self, requests: list[SamplingRequest], cache: Cache) -> tuple[Lanes, Tensor]:
         device = self.model.device
@@ -139,7 +153,7 @@ class HFBackend:
             ids[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids, device=device)
             mask[row, width - len(request.prompt_ids) :] = 1
         rows = torch.arange(len(requests), device=device)
-        lanes = Lanes(rows, mask, ids[:, -1], torch.ones_like(rows, dtype=torch.bool))
+        lanes = Lanes(rows, mask, ids[:, -1], torch.ones_like(rows, dtype=torch.bool), torch.zeros_like(rows))
         return lanes, self._forward(ids, mask, (mask.cumsum(dim=1) - 1).clamp(min=0), cache)
 
     def _step(self, lanes: Lanes, cache: Cache) -> Tensor:
@@ -165,7 +179,23 @@ def _retire(lanes: Lanes, cache: Cache) -> Lanes:
     mask = lanes.mask[rows]
     first = int(mask.argmax(dim=1).min())
     keep_rows(cache, rows, first)
-    return Lanes(lanes.request[rows], mask[:, first:], lanes.token[rows], lanes.alive[rows])
+    return Lanes(lanes.request[rows], mask[:, first:], lanes.token[rows], lanes.alive[rows], lanes.count[rows])
+
+
+def _joined(old: tuple[Lanes, Tensor, Cache], new: tuple[Lanes, Tensor, Cache]) -> tuple[Lanes, Tensor, Cache]:
+    """Put new rows below old ones; both have just been fed, so their newest positions stand side by side."""
+    (lanes, logits, cache), (more, more_logits, more_cache) = old, new
+    join_rows(cache, more_cache)
+    width = max(lanes.mask.shape[1], more.mask.shape[1])
+    masks = [torch.nn.functional.pad(part.mask, (width - part.mask.shape[1], 0)) for part in (lanes, more)]
+    joined = Lanes(
+        torch.cat([lanes.request, more.request]),
+        torch.cat(masks),
+        torch.cat([lanes.token, more.token]),
+        torch.cat([lanes.alive, more.alive]),
+        torch.cat([lanes.count, more.count]),
+    )
+    return joined, torch.cat([logits, more_logits]), cache
 
 
 def _samples(tokens: Tensor, logps: Tensor, lengths: Tensor, stopped: Tensor) -> list[Sample]:

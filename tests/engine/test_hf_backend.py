@@ -71,6 +71,24 @@ def test_a_row_does_not_depend_on_its_neighbours(make_llama):
     assert [s.token_ids for s in together] != [s.token_ids for s in other]
 
 
+def test_freed_places_are_filled(make_llama):
+    model = make_llama()
+    # Ends at random places: some rows finish early, one of each batch late.
+    asked, ends = requests(60, max_tokens=60), tuple(range(20, 26))
+    widths = []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, kwargs: widths.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    samples = backend(model, rows=10, eos=ends).generate(asked, SamplingOptions())
+    hook.remove()
+    together = backend(model, eos=ends).generate(asked, SamplingOptions())
+    assert [s.token_ids for s in samples] == [s.token_ids for s in together]
+    steps = [rows for rows, tokens in widths if tokens == 1]
+    assert max(steps) == 10
+    one_after_another = sum(max(len(s.token_ids) for s in samples[i : i + 10]) - 1 for i in range(0, 60, 10))
+    assert len(steps) < 0.75 * one_after_another
+
+
 def test_budgets_finish_reasons_and_retired_rows(make_llama):
     model = make_llama()
     asked = [SamplingRequest(r.prompt_ids, 1 + 7 * (i % 12), r.seed) for i, r in enumerate(requests(48))]
