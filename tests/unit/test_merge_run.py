@@ -150,6 +150,20 @@ def test_other_vocabularies_are_refused_unless_a_tokenizer_is_named(put, tmp_pat
     assert len(AutoTokenizer.from_pretrained(tmp_path / "smaller")) == rows
 
 
+def test_rows_of_other_tokens_are_the_kept_models(put, tmp_path):
+    tokenizers = [AutoTokenizer.from_pretrained(put("plain", 0)) for _ in range(2)]
+    rows = len(tokenizers[0])
+    for tokenizer, token in zip(tokenizers, ("<tool>", "<else>"), strict=True):
+        tokenizer.add_tokens([token])
+    first, second = (
+        str(put(f"m{k}", k, tokenizer=tokenizer, vocab_size=rows + 1)) for k, tokenizer in enumerate(tokenizers)
+    )
+    merge(MergeSpec("linear", (first, second), tokenizer=second), tmp_path / "out")
+    found, ours, theirs = (weights(path)["lm_head.weight"] for path in (tmp_path / "out", second, first))
+    assert torch.equal(found[rows], ours[rows])
+    torch.testing.assert_close(found[:rows], (ours[:rows] + theirs[:rows]) / 2)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
