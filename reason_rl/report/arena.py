@@ -40,7 +40,7 @@ Arena = Mapping[str, Any]
 
 
 def write_arena(table: Arena, out: Path, command: str) -> None:
-    """Write ``table.json``, ``arena.html`` and ``pareto.svg``."""
+    """Write ``table.json``, ``table.md``, ``arena.html`` and ``pareto.svg``."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -69,6 +69,7 @@ def write_arena(table: Arena, out: Path, command: str) -> None:
     )
     write_text(out / "arena.html", page)
     write_text(out / "pareto.svg", standalone(picture))
+    write_text(out / "table.md", arena_markdown(table))
     write_text(out / "table.json", json.dumps(table, indent=1) + "\n")
 
 
@@ -138,6 +139,25 @@ def kept_cells(table: Arena) -> dict[str, list[str]]:
 def ordered(table: Arena) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the methods, most tokens saved first."""
     return sorted(table["methods"].items(), key=lambda item: -item[1]["token_cut"]["mean"])
+
+
+def arena_markdown(table: Arena) -> str:
+    """Return the table in short as Markdown, most tokens saved first; the last column is that of the two hardest levels."""
+    hardest = list(table["start"]["levels"])[-2:]
+    heads = ("method", "accuracy", "change, points", "completion tokens", "saved", f"levels {' / '.join(hardest)}")
+    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
+    for name, entry in (("start", table["start"]), *ordered(table)):
+        alone = name == "start"
+        cells = (
+            name + (" *" if name in table["frontier"] and not alone else ""),
+            f"{100 * entry['accuracy']['mean']:.1f} %",
+            "" if alone else figure("accuracy", entry["accuracy_difference"], signed=True),
+            f"{entry['completion_tokens']['mean']:.1f}",
+            "" if alone else str(cut_parts(entry["token_cut"])),
+            " / ".join(f"{100 * entry['levels'][level]['accuracy']:.0f}" for level in hardest) + " %",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def arena_text(table: Arena) -> Table:

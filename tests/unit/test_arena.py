@@ -124,6 +124,10 @@ def test_the_page_stands_alone_and_has_every_method(tmp_path):
     assert "var(--" not in picture
     assert json.loads((tmp_path / "table.json").read_text())["frontier"] == ["better"]
     assert [row[0] for row in arena_cells(table)] == ["start", "better *", "same"]
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0].endswith("| levels 1 / 2 |")
+    assert lines[2] == "| start | 50.0 % |  | 150.0 |  | 75 / 25 % |"
+    assert lines[3].startswith("| better * | 75.0 % | +25.0 [")
 
 
 def hard_case(correct, tokens):

@@ -1,0 +1,28 @@
+"""The committed arena: its table follows from its cells, and what docs/arena.md says from its table."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reason_rl.bench.arena import made_cells
+from reason_rl.evaluate.arena import arena_table
+from reason_rl.report.arena import arena_markdown
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "eval" / "arena"
+TABLE = json.loads((FOLDER / "table.json").read_text())
+
+
+def test_the_table_is_that_of_the_cells():
+    assert json.loads(json.dumps(arena_table(made_cells(FOLDER)))) == TABLE
+
+
+def test_the_page_shows_every_method_as_the_table_has_it():
+    assert arena_markdown(TABLE) in (ROOT / "docs" / "arena.md").read_text()
+
+
+@pytest.mark.parametrize("name", TABLE["methods"])
+def test_all_methods_had_the_same_rollout_tokens(name):
+    # The last rollout batch may go over, by one batch.
+    assert 1 <= TABLE["methods"][name]["rollout_tokens"] / 245_760 < 1.2
