@@ -79,4 +79,6 @@ def several_attempts(turns: Sequence[Turn], cut: str = CUT, candidate: str = CAN
     (True, False)
     """
     reached = re.compile(candidate)
-    return any(sum(bool(reached.search(unit)) for unit in split_units(turn.think, cut, candidate)) > 1 for turn in turns)
+    return any(
+        sum(bool(reached.search(unit)) for unit in split_units(turn.think, cut, candidate)) > 1 for turn in turns
+    )

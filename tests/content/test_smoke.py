@@ -25,7 +25,7 @@ FEWER = {
     "filter": {"max_rounds"},
     "reference": {"samples", "max_tokens"},
     "targets": {"problems", "rollouts"},
-    "curriculum": {"probe_rollouts"},
+    "curriculum": {"probe_rollouts", "problems"},
 }
 
 
