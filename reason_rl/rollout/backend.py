@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from reason_rl.errors import RunError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FinishReason = Literal["stop", "length", "exit"]
 
@@ -62,6 +65,14 @@ class Backend(Protocol):
 
     def sync_weights(self, version: int) -> None:
         """Bring the engine to the trainer's weights, which are now at ``version``."""
+        ...
+
+
+class PolicyBackend(Backend, Protocol):
+    """A backend that can be told which model of a trainer it samples from."""
+
+    def follow(self, model: PreTrainedModel, *, still: bool = False) -> None:
+        """Sample from this model; ``still``: from a whole copy of it that only ``sync_weights`` changes."""
         ...
 
 

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from reason_rl.recipe.schema import Recipe, StopSection
-    from reason_rl.rollout.backend import Backend
+    from reason_rl.rollout.backend import PolicyBackend
 
 
 def rollout_backend(
     recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, engine: Any = None
-) -> Backend:
+) -> PolicyBackend:
     """Return the backend that samples rollouts with the recipe's engine, under its ``rollout.stop`` where it has one.
 
     Engine hf decodes under a stop policy, the engines of vLLM under their logits processor (``engine`` from ``open_engine``).
