@@ -154,7 +154,7 @@ class CuresCurriculumSpec(PolicySection):
     probe_rollouts: int = Field(default=4, ge=0)
     """Rollouts of each problem before training; problems of a difficulty table need none. 0 starts from ignorance."""
     problems: int | None = Field(default=None, gt=0)
-    """Problems a rollout batch, with rollouts in proportion to sqrt(p (1 - p)), in groups of num_generations; null = alike."""
+    """Problems a rollout batch, rollouts in proportion to sqrt(p (1 - p)), in steps of num_generations; null = all alike."""
 
 
 CurriculumSpec = Annotated[BandCurriculumSpec | CuresCurriculumSpec, Field(discriminator="use")]
