@@ -142,5 +142,4 @@ def test_every_method_has_a_page_that_names_its_recipe(name):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if ENTRIES[name].arxiv])
 def test_the_page_of_a_method_cites_its_paper(name):
-    text = next(text for text in PAGES.values() if f"recipes/{name}.yaml" in text)
-    assert ENTRIES[name].arxiv in text
+    assert any(f"recipes/{name}.yaml" in text and ENTRIES[name].arxiv in text for text in PAGES.values())
