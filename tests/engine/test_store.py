@@ -251,5 +251,7 @@ def test_two_processes_resume_exactly(tmp_path, name):
     whole = run()
     assert whole[0]["store"]["generation"] == 4
     last = folder / "checkpoints" / "checkpoint-8"
+    # As if the run had been stopped before its end.
     last.rename(tmp_path / "gone")
+    (folder / "trained.json").unlink()
     assert run("--resume") == whole
