@@ -37,33 +37,42 @@ def _seed_line(row: dict[str, Any]) -> str:
 
 SpeedRows = Annotated[int, typer.Option("--rows", min=16, help="Rows of the generation batch.")]
 SpeedRepeats = Annotated[int, typer.Option("--repeats", min=1, help="Measured passes; their median counts.")]
+SpeedOut = Annotated[
+    Path | None, typer.Option("--out", help="Results, one JSON line each; what is found there is not measured again.")
+]
 
 
-def _speed(part: Any, rows: int, repeats: int, as_json: bool) -> None:
-    from reason_rl.bench.speed import Workload, compare_speed
+def _speed(part: Any, rows: int, repeats: int, out: Path | None, as_json: bool) -> None:
+    from reason_rl.bench.jobs import run_jobs
+    from reason_rl.bench.speed import SpeedJob, Workload
 
-    result = compare_speed(part, Workload(rows=rows, repeats=repeats), say)
+    job = SpeedJob(part, Workload(rows=rows, repeats=repeats), say)
+    result = job() if out is None else run_jobs([job], out, 1, say)[0]
     ours, stock = (result[side]["tokens_per_second"] for side in ("ours", "stock"))
     line = f"{part}: {result['ratio_vs_trl']:.2f} times stock TRL ({ours:,.0f} against {stock:,.0f} tokens/s)"
     emit(result, as_json, f"{line}, {result['memory_ratio_vs_trl']:.2f} times its peak memory")
 
 
 @bench_app.command("rollout")
-def bench_rollout(rows: SpeedRows = 256, repeats: SpeedRepeats = 3, as_json: AsJson = False) -> None:
+def bench_rollout(
+    rows: SpeedRows = 128, repeats: SpeedRepeats = 2, out: SpeedOut = None, as_json: AsJson = False
+) -> None:
     """Rollouts of the hf engine against stock TRL's, same weights, prompts and heavy-tailed lengths."""
-    _speed("rollout", rows, repeats, as_json)
+    _speed("rollout", rows, repeats, out, as_json)
 
 
 @bench_app.command("update")
-def bench_update(rows: SpeedRows = 256, repeats: SpeedRepeats = 3, as_json: AsJson = False) -> None:
+def bench_update(
+    rows: SpeedRows = 128, repeats: SpeedRepeats = 2, out: SpeedOut = None, as_json: AsJson = False
+) -> None:
     """Loss, gradients and optimizer steps against stock TRL's, same batch."""
-    _speed("update", rows, repeats, as_json)
+    _speed("update", rows, repeats, out, as_json)
 
 
 @bench_app.command("step")
-def bench_step(rows: SpeedRows = 256, repeats: SpeedRepeats = 3, as_json: AsJson = False) -> None:
-    """Rollout and update of one generation batch against stock TRL's."""
-    _speed("step", rows, repeats, as_json)
+def bench_step(rows: SpeedRows = 128, repeats: SpeedRepeats = 2, out: SpeedOut = None, as_json: AsJson = False) -> None:
+    """A whole training step on one generation batch against stock TRL's."""
+    _speed("step", rows, repeats, out, as_json)
 
 
 @bench_app.command("engines")

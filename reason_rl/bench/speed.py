@@ -11,16 +11,20 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from reason_rl.algorithm.budget import FixedBudget
+from reason_rl.bench.jobs import Row
+from reason_rl.run_folder import environment
+
 Side = Literal["stock", "ours"]
-Part = Literal["rollout", "update"]
-PARTS: tuple[Part, ...] = ("rollout", "update")
+Part = Literal["rollout", "update", "step"]
 CONTEXT_TOKENS = 1024
 MATMUL_SIZE = 2048
 
@@ -29,15 +33,19 @@ MATMUL_SIZE = 2048
 class Workload:
     """One generation batch: rows in groups, updates, and completion lengths from a log-normal distribution."""
 
-    rows: int = 256
+    rows: int = 128
     group_size: int = 8
-    updates: int = 8
+    updates: int = 4
     chunk_rows: int = 8
     median_tokens: int = 60
     p99_tokens: int = 600
     prompt_tokens: int = 32
-    repeats: int = 3
+    repeats: int = 2
     seed: int = 0
+
+    def short(self) -> Workload:
+        """Return the same rows with a few tokens each, to warm up with."""
+        return replace(self, median_tokens=4, p99_tokens=6)
 
     def lengths(self) -> list[int]:
         """Return the completion tokens of each row.
@@ -57,19 +65,37 @@ class Workload:
         return np.repeat(groups, self.group_size, axis=0).tolist()
 
 
-def compare_speed(part: Part | Literal["step"], workload: Workload, say: Callable[[str], None]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SpeedJob:
+    """One part, both sides."""
+
+    part: Part
+    workload: Workload
+    say: Callable[[str], None]
+
+    @property
+    def key(self) -> str:
+        """Part, rows and repeats."""
+        return f"{self.part}-{self.workload.rows}x{self.workload.repeats}"
+
+    def __call__(self) -> Row:
+        """Return the comparison, with the command and what it ran on."""
+        return compare_speed(self.part, self.workload, self.say) | {"environment": environment()}
+
+
+def compare_speed(part: Part, workload: Workload, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure both sides and return seconds, useful tokens a second, peak memory and ``ratio_vs_trl``.
 
-    ``step`` is the rollout and the update of one generation batch. A ratio above 1 means that ours is faster.
+    ``step`` is a whole step of training on one generation batch, from prompts to new weights: rollouts, rewards, the
+    log-probabilities before the update, loss and optimizer. A ratio above 1 means that ours is faster.
     """
-    parts = PARTS if part == "step" else (part,)
     measured: dict[str, dict[str, Any]] = {}
     context = multiprocessing.get_context("spawn")
     sides: tuple[Side, ...] = ("stock", "ours")
     for side in sides:
         say(f"{part}: {side}")
         with ProcessPoolExecutor(1, context) as pool:
-            measured[side] = pool.submit(measure, side, parts, workload).result()
+            measured[side] = pool.submit(measure, side, part, workload).result()
     tokens = sum(workload.lengths())
     for result in measured.values():
         result["tokens_per_second"] = tokens / result["seconds"]
@@ -83,21 +109,45 @@ def compare_speed(part: Part | Literal["step"], workload: Workload, say: Callabl
     }
 
 
-def measure(side: Side, parts: tuple[Part, ...], workload: Workload) -> dict[str, Any]:
-    """Time one side in this process; the median of the repeats, after one unmeasured pass."""
+def measure(side: Side, part: Part, workload: Workload) -> dict[str, Any]:
+    """Time one side in this process: the median of the repeats, after an unmeasured pass over short rows."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(side, workload, folder)
-        result: dict[str, Any] = {"seconds": 0.0}
-        for part in parts:
-            once = (ROLLOUTS[side] if part == "rollout" else one_update)(trainer, workload)
-            once()
-            seconds = statistics.median(timed(once) for _ in range(workload.repeats))
-            result[f"{part}_seconds"] = seconds
-            result["seconds"] += seconds
-            if part == "update":
-                result["share_of_matmul_flops"] = update_flops(trainer, workload) / seconds / matmul_flops()
+        result: dict[str, Any] = {}
+        if part == "step":
+            result["seconds"] = statistics.median(step_seconds(trainer, side, workload))
+        else:
+            passes = ROLLOUTS[side] if part == "rollout" else one_update
+            passes(trainer, workload.short())()
+            once = passes(trainer, workload)
+            result["seconds"] = statistics.median(timed(once) for _ in range(workload.repeats))
+        if part == "update":
+            result["share_of_matmul_flops"] = update_flops(trainer, workload) / result["seconds"] / matmul_flops()
         result["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return result
+
+
+def step_seconds(trainer: Any, side: Side, workload: Workload) -> list[float]:
+    """Train for one generation batch of short rows and one a repeat; return the seconds of each of the latter."""
+    from transformers import PrinterCallback, TrainerCallback
+
+    class Clock(TrainerCallback):
+        """Notes the time whenever the updates of a generation batch are done."""
+
+        times: ClassVar[list[float]] = []
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            """Note it."""
+            if state.global_step % workload.updates == 0:
+                self.times.append(time.perf_counter())
+
+    if side == "stock":
+        end_rows_at(trainer, [workload.short().lengths(), *[workload.lengths()] * workload.repeats])
+    clock = Clock()
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(clock)
+    trainer.train()
+    return [after - before for before, after in pairwise(clock.times)]
 
 
 def timed(once: Callable[[], Any]) -> float:
@@ -128,6 +178,9 @@ def make_trainer(side: Side, workload: Workload, folder: str) -> Any:
         steps_per_generation=workload.updates,
         num_generations=workload.group_size,
         max_completion_length=max(workload.lengths()),
+        max_steps=workload.updates * (1 + workload.repeats),
+        learning_rate=1e-6,
+        disable_tqdm=True,
         beta=0.0,
         bf16=False,
         use_cpu=True,
@@ -139,12 +192,13 @@ def make_trainer(side: Side, workload: Workload, folder: str) -> Any:
         "model": model,
         "args": args,
         "train_dataset": Dataset.from_dict(
-            {"prompt": ["1 + 1"] * workload.rows, "problem_id": [f"p{row}" for row in range(workload.rows)]}
+            {name: [value] * workload.rows for name, value in (("prompt", "1 + 1"), ("answer", "2"))}
+            | {"problem_id": [f"p{row}" for row in range(workload.rows)]}
         ),
         "processing_class": load_tokenizer(ModelSection()),
     }
     if side == "stock":
-        trainer: Any = GRPOTrainer(**common, reward_funcs=[no_reward])
+        trainer: Any = GRPOTrainer(**common, reward_funcs=[even_reward])
     else:
         trainer = our_trainer(common, model, workload)
     trainer.create_optimizer()
@@ -152,15 +206,28 @@ def make_trainer(side: Side, workload: Workload, folder: str) -> Any:
     return trainer
 
 
-def no_reward(completions: list[Any], **_: Any) -> list[float]:
-    """Return zeros; rewards are no part of what is measured."""
-    return [0.0] * len(completions)
+def even_reward(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+    """Return the share of even token ids: something cheap that leaves no group without a signal."""
+    return [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
+
+
+@dataclass(frozen=True)
+class DrawnLengths(FixedBudget):
+    """The lengths of the workload as budgets; short ones at the first generation batch."""
+
+    workload: Workload = field(default_factory=Workload)
+
+    def assign(self, problem_ids: Any, columns: Any, store: Any, step: int, progress: float) -> Any:
+        """Return the length of each row."""
+        import torch
+
+        return torch.tensor((self.workload.short() if step == 0 else self.workload).lengths())
 
 
 def our_trainer(common: dict[str, Any], model: Any, workload: Workload) -> Any:
     """Return our trainer with the neutral composition; rollouts end at their budget only."""
-    from reason_rl.algorithm.budget import FixedBudget
-    from reason_rl.algorithm.reward import correctness
+    import torch
+
     from reason_rl.answer.verify import ExactVerifier
     from reason_rl.rollout.backend import SamplingOptions
     from reason_rl.rollout.grading import Grader
@@ -171,7 +238,10 @@ def our_trainer(common: dict[str, Any], model: Any, workload: Workload) -> Any:
     tokenizer = common["processing_class"]
     return ReasonGRPOTrainer(
         **common,
-        composition=Composition(correctness(), FixedBudget(CONTEXT_TOKENS)),
+        composition=Composition(
+            lambda batch: torch.tensor(even_reward(batch.completion_ids)),
+            DrawnLengths(max(workload.lengths()), workload),
+        ),
         grader=Grader(tokenizer, ExactVerifier(), None),
         backend=HFBackend(model, (), tokenizer.pad_token_id, context_tokens=CONTEXT_TOKENS),
         sampling=SamplingOptions(),
@@ -190,32 +260,53 @@ def our_rollout(trainer: Any, workload: Workload) -> Callable[[], Any]:
 
 
 def stock_rollout(trainer: Any, workload: Workload) -> Callable[[], Any]:
-    """Sample as TRL does without vLLM: one ``generate`` over all rows; a processor ends each row at its length."""
+    """Sample as TRL does without vLLM: one ``generate`` over all rows, which end at their lengths."""
     import torch
-    from transformers import LogitsProcessorList
 
-    ids, lengths = torch.tensor(workload.prompts()), torch.tensor(workload.lengths())
-    end = trainer.eos_token_ids[0]
-
-    def end_at_length(seen: Any, scores: Any) -> Any:
-        last = seen.shape[1] - ids.shape[1] >= lengths - 1
-        never = torch.full_like(scores, -torch.inf)
-        never[:, end] = 0.0
-        scores[:, end] = -torch.inf
-        return torch.where(last[:, None], never, scores)
+    ids = torch.tensor(workload.prompts())
+    generate = ending_at(
+        trainer.model.generate, trainer.eos_token_ids[0], [workload.lengths()] * (workload.repeats + 1)
+    )
 
     def once() -> None:
         trainer.model.eval()
         with torch.no_grad():
-            out = trainer.model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                generation_config=trainer.generation_config,
-                logits_processor=LogitsProcessorList([end_at_length]),
+            out = generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=trainer.generation_config
             )
-        assert out.shape[1] == ids.shape[1] + int(lengths.max())
+        assert out.shape[1] == ids.shape[1] + max(workload.lengths())
 
     return once
+
+
+def end_rows_at(trainer: Any, lengths: list[list[int]]) -> None:
+    """Let TRL's own rollouts end at these lengths, one list a generation batch."""
+    trainer.model.generate = ending_at(trainer.model.generate, trainer.eos_token_ids[0], lengths)
+
+
+def ending_at(generate: Callable[..., Any], end: int, lengths: list[list[int]]) -> Callable[..., Any]:
+    """Return ``generate`` with a processor that ends each row at its length, one list of lengths a call."""
+    import torch
+    from transformers import LogitsProcessorList
+
+    calls = iter(lengths)
+
+    def ended(*args: Any, **kwargs: Any) -> Any:
+        wanted = torch.tensor(next(calls))
+        prompt_tokens: list[int] = []
+
+        def end_at_length(seen: Any, scores: Any) -> Any:
+            if not prompt_tokens:
+                prompt_tokens.append(seen.shape[1])
+            last = seen.shape[1] - prompt_tokens[0] >= wanted - 1
+            never = torch.full_like(scores, -torch.inf)
+            never[:, end] = 0.0
+            scores[:, end] = -torch.inf
+            return torch.where(last[:, None], never, scores)
+
+        return generate(*args, logits_processor=LogitsProcessorList([end_at_length]), **kwargs)
+
+    return ended
 
 
 ROLLOUTS: dict[Side, Callable[[Any, Workload], Callable[[], Any]]] = {"stock": stock_rollout, "ours": our_rollout}
