@@ -135,7 +135,7 @@ def make_config(tmp_path):
 def make_trainer(tiny_tokenizer, make_llama, make_backend, make_config, problems_dataset):
     """Return a maker of our trainer; by default the neutral composition on a random model and scripted rollouts."""
 
-    def make(backend=None, model=None, config=None, composition=None, chunk_rows=None, **policies):
+    def make(backend=None, model=None, config=None, composition=None, chunk_rows=None, sampled_logps=False, **policies):
         method = composition or Composition(**{"reward": correctness(), "budget": FixedBudget(16), **policies})
         return ReasonGRPOTrainer(
             model=model or make_llama(),
@@ -147,6 +147,7 @@ def make_trainer(tiny_tokenizer, make_llama, make_backend, make_config, problems
             backend=backend or make_backend(),
             sampling=SamplingOptions(),
             chunk_rows=chunk_rows,
+            sampled_logps=sampled_logps,
         )
 
     return make

@@ -246,6 +246,7 @@ def our_trainer(common: dict[str, Any], model: Any, workload: Workload) -> Any:
         backend=HFBackend(model, (), tokenizer.pad_token_id, context_tokens=CONTEXT_TOKENS),
         sampling=SamplingOptions(),
         chunk_rows=workload.chunk_rows,
+        sampled_logps=True,
     )
 
 

@@ -42,6 +42,7 @@ def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
         return
     yield from _batch_shape(recipe)
     yield from _sampling(recipe)
+    yield from _old_logps(recipe)
     yield from _advantage(recipe)
     yield from check_methods(recipe, int({**TRL_DEFAULTS, **recipe.trainer}["num_generations"]))
     yield from _reward(recipe, folder)
@@ -111,6 +112,26 @@ def _sampling(recipe: Recipe) -> Iterator[Complaint]:
             f"{key} {getattr(rollout, key)} cuts off part of the distribution, so the importance ratio would be biased; "
             "use top_p 1 and top_k 0, or importance_correction none",
         )
+
+
+def _old_logps(recipe: Recipe) -> Iterator[Complaint]:
+    """Yield what keeps the sampler's log-probabilities from being those of the policy before the update."""
+    if recipe.update.old_logps == "recomputed":
+        return
+    rollout, algorithm = recipe.rollout, recipe.algorithm
+    assert algorithm is not None
+    obstacles = {
+        f"rollout.engine {rollout.engine}, which computes with other kernels": rollout.engine != "hf",
+        "rollout.lag 1, which samples from older weights": rollout.lag > 0,
+        "rollout.stop, which edits the distribution": rollout.stop is not None,
+        "rollout.importance_correction none, without which TRL may not keep them": rollout.importance_correction
+        == "none",
+        "algorithm.openings, which are not sampled": bool(algorithm.openings),
+        "algorithm.summaries, whose traces are cut": algorithm.summaries is not None,
+    }
+    for obstacle, there in obstacles.items():
+        if there:
+            yield ("update", "old_logps"), f"sampled does not go with {obstacle}; use recomputed"
 
 
 def _stop(recipe: Recipe) -> Iterator[Complaint]:

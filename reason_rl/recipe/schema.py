@@ -394,10 +394,12 @@ class LabelError(Section):
 
 
 class UpdateSection(Section):
-    """How an update is computed; none of it changes what is computed."""
+    """How an update is computed; none of it changes what is computed, but for rounding."""
 
     chunk_rows: int | None = Field(default=None, gt=0)
     """Rows of a pass, taken in the order of their lengths and padded to the longest of them; null = TRL's single pass."""
+    old_logps: Literal["recomputed", "sampled"] = "recomputed"
+    """Log-probabilities before the update: computed again, as TRL does, or those of the sampler (engine hf), a pass less."""
 
 
 def _way_of_stopping(name: str) -> str:

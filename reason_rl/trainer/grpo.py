@@ -33,6 +33,7 @@ from reason_rl.trainer.rounds import (
     append,
     exclude_from_loss,
     join,
+    padded_logps,
     take_rows,
     trained_tokens,
     with_openings,
@@ -74,6 +75,7 @@ class ReasonGRPOTrainer(GRPOTrainer):
         sampling: SamplingOptions,
         on_rollout: Any = None,
         chunk_rows: int | None = None,
+        sampled_logps: bool = False,
         allowance_tokens: int | None = None,
         references: Mapping[str, Reference] | None = None,
         extra_loss: ExtraLoss | None = None,
@@ -83,6 +85,8 @@ class ReasonGRPOTrainer(GRPOTrainer):
         check_trl()
         self.extra_loss = extra_loss
         self.chunk_rows, self.allowance_tokens = chunk_rows, allowance_tokens
+        self.sampled_logps = sampled_logps
+        self._sampler_logps: list[list[float]] | None = None
         self.composition, self.grader = composition, grader
         self.store = start_store(composition.policies, references)
         self.algorithm_state: dict[str, Any] = {"rollout_tokens": 0}
@@ -135,6 +139,8 @@ class ReasonGRPOTrainer(GRPOTrainer):
 
     def _generate(self, prompts: list[Any]) -> Any:
         result = super()._generate(prompts)
+        if self.sampled_logps:
+            self._sampler_logps = result[4]
         # Before the importance ratio: what was written for the policy must not enter it.
         drawn = self.vllm_generation.drawn_tokens()
         return result if drawn is None else (*result[:2], drawn, *result[3:])
@@ -194,6 +200,10 @@ class ReasonGRPOTrainer(GRPOTrainer):
         batch_size: int | None = None,
         **kwargs: Any,
     ) -> Any:
+        if self._sampler_logps is not None:
+            # The first pass after sampling is that of the policy before the update.
+            known, self._sampler_logps = padded_logps(self._sampler_logps, logits_to_keep), None
+            return known.to(input_ids.device), None, None
         compute = super()._get_per_token_logps_and_entropies
         if self.chunk_rows is None:
             result = compute(model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs)

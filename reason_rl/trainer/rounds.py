@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -53,6 +55,15 @@ def exclude_from_loss(output: Output, excluded: Tensor) -> Output:
     """Return the output with the marked rows (bool [rows]) taken out of the loss, but left in attention."""
     trained = output.get(TRAINED, torch.ones_like(output["completion_mask"]))
     return {**output, TRAINED: trained * (~excluded).to(trained)[:, None]}
+
+
+def padded_logps(logps: Sequence[Sequence[float]], width: int) -> Tensor:
+    """Return log-probabilities a token as a tensor [rows, width], padded right with 0.
+
+    >>> padded_logps([[-0.5], [-1.0, -2.0]], 2).tolist()
+    [[-0.5, 0.0], [-1.0, -2.0]]
+    """
+    return torch.tensor([[*row, *[0.0] * (width - len(row))] for row in logps])
 
 
 def with_openings(output: Output, forced: Tensor, logps: Tensor, trained: Tensor) -> Output:

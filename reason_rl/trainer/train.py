@@ -163,6 +163,7 @@ def _build(
         backend=backend,
         sampling=sampling_options(recipe),
         chunk_rows=recipe.update.chunk_rows,
+        sampled_logps=recipe.update.old_logps == "sampled",
         allowance_tokens=recipe.rollout.allowance_tokens,
         references=starting_references(recipe, run, engine),
         lag=recipe.rollout.lag,
