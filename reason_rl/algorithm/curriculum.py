@@ -201,7 +201,7 @@ class Cures(Curriculum):
         >>> policy = Cures(temperature=0.1, decay=1.0, probe_rollouts=4, problems=2)
         >>> store = Store(states={"curriculum": {"a": [0.0, 98.0], "b": [49.0, 98.0]}})
         >>> policy.draw(store, ["a", "b"], count=6, seed=0)
-        [1, 1, 1, 1, 1, 0]
+        [0, 1, 1, 1, 1, 1]
         """
         if self.problems is None:
             return super().draw(store, problem_ids, count, seed, parts)
