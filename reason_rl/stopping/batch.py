@@ -259,6 +259,7 @@ class Batch:
         """Put each thinking row before its rule; side decodes with the same suffix go together."""
         trials: dict[int, Trial] = {}
         scores = None if features is None else _Scores(features)
+        states = [None] * len(self.lanes) if features is None else features.unbind()
         while asked:
             asks: dict[Ask, list[int]] = {}
             for lane in asked:
@@ -266,9 +267,8 @@ class Batch:
                 rule = row.order.policy.rule
                 if rule is None:
                     continue
-                states = None if features is None else features[lane]
                 score = None if scores is None else partial(scores.of, lane)
-                look = Look(row.ids, row.think_tokens, drawn[lane], states, trials.get(lane), score)
+                look = Look(row.ids, row.think_tokens, drawn[lane], states[lane], trials.get(lane), score)
                 row.state, action = rule.decide(row.state, look)
                 row.act(action)
                 if isinstance(action, Ask):
