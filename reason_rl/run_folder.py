@@ -108,7 +108,7 @@ def environment() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "packages": package_versions(),
         "git": git_commit(),
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
 
 
