@@ -14,6 +14,7 @@ import typer
 from reason_rl.attention.commands import register as register_attention
 from reason_rl.bench.commands import bench_app
 from reason_rl.errors import ReasonRLError, RecipeError
+from reason_rl.live_line import live_line
 from reason_rl.merge.commands import register as register_merge
 from reason_rl.serve.commands import register as register_serve
 from reason_rl.stopping.commands import probe_app, stop_app
@@ -361,7 +362,8 @@ def difficulty(
 
     loaded = load(recipe, overrides)
     path = out or Path(loaded.recipe.output) / "difficulty.jsonl"
-    table = measure_difficulty(loaded.recipe, path, samples=samples, limit=limit)
+    with live_line("difficulty") as on_progress:
+        table = measure_difficulty(loaded.recipe, path, samples=samples, limit=limit, on_progress=on_progress)
     rates = [entry.pass_rate for entry in table.values()]
     figures = {
         "table": str(path),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.records import read_rows
 from reason_rl.evaluate.statistics import paired_summary
+from reason_rl.live_line import live_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,8 @@ def run(recipe: Recipe, folder: RunFolder, *, resume: bool, say: Callable[[str],
     before, after = folder.eval / "before.jsonl", folder.eval / "after.jsonl"
     if not before.exists():
         say("evaluating the starting model")
-        evaluate(recipe, None, before, engine=engine)
+        with live_line("starting model") as on_progress:
+            evaluate(recipe, None, before, on_progress, engine)
     training = {"steps": 0, "seconds": 0.0}
     if recipe.task != "merge":
         say("training")
@@ -46,7 +48,8 @@ def run(recipe: Recipe, folder: RunFolder, *, resume: bool, say: Callable[[str],
         training = {"steps": result.steps, "seconds": result.seconds}
     if not after.exists():
         say(f"evaluating the {'merged' if recipe.task == 'merge' else 'trained'} model")
-        evaluate(_trained(recipe, folder), folder.model, after, engine=engine)
+        with live_line("trained model") as on_progress:
+            evaluate(_trained(recipe, folder), folder.model, after, on_progress, engine)
     summary = paired_summary(read_rows(before), read_rows(after))
     summary["training"] = training
     folder.write_json("summary.json", summary)

@@ -135,7 +135,10 @@ def make_config(tmp_path):
 def make_trainer(tiny_tokenizer, make_llama, make_backend, make_config, problems_dataset):
     """Return a maker of our trainer; by default the neutral composition on a random model and scripted rollouts."""
 
-    def make(backend=None, model=None, config=None, composition=None, chunk_rows=None, sampled_logps=False, **policies):
+    own = ("chunk_rows", "skip_zero_advantage", "sampled_logps")
+
+    def make(backend=None, model=None, config=None, composition=None, **fields):
+        policies = {name: value for name, value in fields.items() if name not in own}
         method = composition or Composition(**{"reward": correctness(), "budget": FixedBudget(16), **policies})
         return ReasonGRPOTrainer(
             model=model or make_llama(),
@@ -146,8 +149,7 @@ def make_trainer(tiny_tokenizer, make_llama, make_backend, make_config, problems
             grader=Grader(tiny_tokenizer, ExactVerifier(), tiny_tokenizer.convert_tokens_to_ids(END_THINK)),
             backend=backend or make_backend(),
             sampling=SamplingOptions(),
-            chunk_rows=chunk_rows,
-            sampled_logps=sampled_logps,
+            **{name: value for name, value in fields.items() if name in own},
         )
 
     return make

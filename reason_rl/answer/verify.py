@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 from reason_rl.answer import worker
-from reason_rl.answer.compare import Verdict, compare_texts, for_algebra, spelled, unverifiable
+from reason_rl.answer.compare import NO_ANSWER, Verdict, compare_texts, for_algebra, spelled, unverifiable
 from reason_rl.answer.parts import all_match, pairings, parts_of, rewritten
 from reason_rl.answer.pool import DIED, LATE, WorkerPool
 
 MAX_WORKERS = 4
 MAX_AGAIN = 600  # characters of both sides together
 LOOKS = 3  # how often what is unequal as a whole is taken apart or rewritten
+SAME_TEXT = Verdict(True, "same text")
 NOT_EQUAL = Verdict(False, "not equal")
 SAME_PARTS = Verdict(True, "equal part by part")
 REPLIES = {
@@ -26,18 +27,25 @@ REPLIES = {
 }
 
 
-class Verifier(Protocol):
+class Verifier(ABC):
     """Says of each extracted answer whether it equals the gold one; a context manager, for it may own processes."""
 
+    @abstractmethod
+    def judge(self, extracted: Sequence[str | None], gold: Sequence[str]) -> list[Verdict]:
+        """Return one verdict a pair with its reason."""
+
     def verify(self, extracted: Sequence[str | None], gold: Sequence[str]) -> list[bool]:
-        """Return one verdict a pair; None is wrong."""
-        ...
+        """Return one verdict a pair; no answer, and what cannot be told, counts as wrong."""
+        return [verdict.correct is True for verdict in self.judge(extracted, gold)]
 
-    def __enter__(self) -> Self: ...
+    def close(self) -> None:  # noqa: B027 - most own nothing
+        """Release what is owned."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def normalised(text: str) -> str:
@@ -49,22 +57,21 @@ def normalised(text: str) -> str:
     return " ".join(text.split())
 
 
-class ExactVerifier:
+class ExactVerifier(Verifier):
     """String equality, white space aside."""
 
-    def verify(self, extracted: Sequence[str | None], gold: Sequence[str]) -> list[bool]:
+    def judge(self, extracted: Sequence[str | None], gold: Sequence[str]) -> list[Verdict]:
         """Return one verdict a pair."""
-        pairs = zip(extracted, gold, strict=True)
-        return [answer is not None and normalised(answer) == normalised(truth) for answer, truth in pairs]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Own nothing, release nothing."""
+        return [_exact(answer, truth) for answer, truth in zip(extracted, gold, strict=True)]
 
 
-class MathVerifier:
+def _exact(answer: str | None, truth: str) -> Verdict:
+    if answer is None:
+        return NO_ANSWER
+    return SAME_TEXT if normalised(answer) == normalised(truth) else NOT_EQUAL
+
+
+class MathVerifier(Verifier):
     """math-verify in processes of their own; an answer that takes longer than the deadline is wrong and counted.
 
     math-verify's own alarm cannot interrupt a long big-integer operation, so the process is killed and replaced. Equal
@@ -89,14 +96,6 @@ class MathVerifier:
     def crashes(self) -> int:
         """Pairs that ended their process, for want of memory for instance."""
         return self._pool.crashes
-
-    def verify(self, extracted: Sequence[str | None], gold: Sequence[str]) -> list[bool]:
-        """Return one verdict a pair; what cannot be told counts as wrong.
-
-        Raises:
-            RunError: when math-verify does not start.
-        """
-        return [verdict.correct is True for verdict in self.judge(extracted, gold)]
 
     def judge(self, extracted: Sequence[str | None], gold: Sequence[str]) -> list[Verdict]:
         """Return one verdict a pair with its reason, remembered for as long as this object lives.
@@ -155,12 +154,6 @@ class MathVerifier:
         """End the processes."""
         self._pool.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def before_algebra(answer: str, gold: str) -> Verdict | tuple[str, str]:
     """Return the verdict where text, numbers or a guard give one, else both sides (answer, gold) for the algebra."""
@@ -169,7 +162,7 @@ def before_algebra(answer: str, gold: str) -> Verdict | tuple[str, str]:
         return verdict
     wanted, got = for_algebra(gold, answer)
     if wanted == got:
-        return Verdict(True, "same text")
+        return SAME_TEXT
     blocked = unverifiable(got) or unverifiable(wanted)
     return Verdict(None, f"unverifiable: {blocked}") if blocked else (got, wanted)
 

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from reason_rl.recipe.schema import Recipe
 
 RECIPE = "tiny/dler"
-SHORTER = ("trainer.max_steps=96", "trainer.save_steps=96")
+SAVE_STEPS = 16  # updates between the checkpoints that the goal is looked for in
+SHORTER = ("trainer.max_steps=96", f"trainer.save_steps={SAVE_STEPS}", "trainer.save_total_limit=99")
 LEARNING_RATES = (3e-5, 1e-4, 3e-4)
 VARIANTS = ("plain", "soft_overlong", "cosine")
 LENGTH_VARIANTS = ("soft_overlong", "cosine")
-WINDOW_GENERATIONS = 3
-GOAL_SHARE = 0.8  # of the start's accuracy, which had no cap of training
+GOAL_LOSS = 0.01  # of accuracy, at half the tokens
+GOAL_SAMPLES = 2  # a problem, for a checkpoint
 COMPARED = ("accuracy", "accuracy_difference", "completion_tokens", "token_cut", "seconds", "seconds_to_goal")
 
 
@@ -52,8 +53,11 @@ class OwnJob:
         ]
         rate = float(recipe.trainer["learning_rate"])
         evals = self.run.folder.eval
-        return {"method": "dler", "seed": self.run.seed, "learning_rate": rate} | result(
-            history, evals / "before.jsonl", evals / "after.jsonl"
+        before = evals / "before.jsonl"
+        return (
+            {"method": "dler", "seed": self.run.seed, "learning_rate": rate}
+            | result(history, before, evals / "after.jsonl")
+            | goal(recipe, self.run.folder, history, before)
         )
 
 
@@ -84,8 +88,10 @@ class StockJob:
         after = run.eval / "after.jsonl"
         after.unlink(missing_ok=True)
         evaluate(recipe, run.model, after)
-        return {"method": self.variant, "seed": self.seed, "learning_rate": self.learning_rate} | result(
-            history, self.before, after
+        return (
+            {"method": self.variant, "seed": self.seed, "learning_rate": self.learning_rate}
+            | result(history, self.before, after)
+            | goal(recipe, run, history, self.before)
         )
 
 
@@ -134,12 +140,36 @@ def result(history: list[Row], before: Path, after: Path) -> Row:
         "tokens_by_level": {level: values["completion_tokens"] for level, values in levels.items()},
         "rollouts": sum(entry["rollouts"] for entry in history),
         "seconds": history[-1]["seconds"],
-        "seconds_to_goal": seconds_to_goal(
-            history,
-            float(np.mean([row.correct for row in start.rows])),
-            float(np.mean([row.completion_tokens for row in start.rows])),
-        ),
     }
+
+
+def goal(recipe: Recipe, run: RunFolder, history: list[Row], before: Path) -> Row:
+    """Evaluate the checkpoints of a run in order until one halves the tokens at the start's accuracy, less one point.
+
+    Returns:
+        ``seconds_to_goal``, of training up to that checkpoint, the evaluations not counted, None when there is none; and
+        ``goal_points``, what the checkpoints up to it measured.
+    """
+    from reason_rl.evaluate.run import evaluate
+    from reason_rl.trainer.train import step_of
+
+    assert recipe.eval is not None
+    start = [row for row in read_rows(before).rows if row.sample < GOAL_SAMPLES]
+    wanted = float(np.mean([row.correct for row in start])) - GOAL_LOSS
+    most = float(np.mean([row.completion_tokens for row in start])) / 2
+    shorter = recipe.model_copy(update={"eval": recipe.eval.model_copy(update={"samples": GOAL_SAMPLES})})
+    seconds = {row["step"]: row["seconds"] for row in history}
+    points: list[Row] = []
+    for folder in sorted(run.checkpoints.glob("checkpoint-*"), key=step_of):
+        rows = evaluate(shorter, folder, run.eval / f"{folder.name}.jsonl")
+        accuracy, tokens = (
+            float(np.mean([getattr(row, name) for row in rows])) for name in ("correct", "completion_tokens")
+        )
+        taken = seconds[step_of(folder)]
+        points.append({"step": step_of(folder), "seconds": taken, "accuracy": accuracy, "completion_tokens": tokens})
+        if accuracy >= wanted and tokens <= most:
+            return {"seconds_to_goal": taken, "goal_points": points}
+    return {"seconds_to_goal": None, "goal_points": points}
 
 
 def utility(row: Row) -> float:
@@ -169,7 +199,7 @@ def table(rows: list[Row], best: dict[str, float]) -> dict[str, Any]:
 
 
 def time_to_goal(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return seconds until the goal of :func:`seconds_to_goal`, ours and of the faster of stock's length rewards.
+    """Return seconds until the goal of :func:`goal`, ours and of the faster of stock's length rewards.
 
     The ratio is missing where one side did not get there with every seed.
 
@@ -201,20 +231,6 @@ def _spread(values: list[float | None]) -> dict[str, float | None]:
         "high": max(present),
         "missing": len(values) - len(present),
     }
-
-
-def seconds_to_goal(history: list[dict[str, Any]], accuracy: float, tokens: float) -> float | None:
-    """Return when training rollouts, over three generations, reached 80 % of the start's accuracy at half its tokens.
-
-    All of the accuracy is out of reach within the cap of training, which the hardest problems do not fit into.
-    """
-    for end in range(WINDOW_GENERATIONS, len(history) + 1):
-        window = history[end - WINDOW_GENERATIONS : end]
-        right = np.mean([row["accuracy"] for row in window])
-        used = np.mean([row["completion_tokens"] for row in window])
-        if right >= GOAL_SHARE * accuracy and used <= tokens / 2:
-            return float(window[-1]["seconds"])
-    return None
 
 
 def train_stock(recipe: Recipe, variant: str, run: RunFolder, rollouts: float) -> list[dict[str, Any]]:
@@ -249,6 +265,7 @@ def train_stock(recipe: Recipe, variant: str, run: RunFolder, rollouts: float) -
         if "completions/mean_length" in logs:
             history.append(
                 {
+                    "step": trainer.state.global_step,
                     "seconds": time.monotonic() - start,
                     "accuracy": logs["accuracy"],
                     "completion_tokens": logs["completions/mean_length"],
@@ -286,7 +303,8 @@ def stock_config(recipe: Recipe, run: RunFolder, rollouts: float) -> Any:
         max_completion_length=make_budget(recipe.algorithm.budget).largest(),
         max_steps=round(rollouts / rows_per_generation(recipe.trainer)) * updates,
         logging_steps=updates,
-        save_strategy="no",
+        save_strategy="steps",
+        save_steps=SAVE_STEPS,
         report_to="none",
         bf16=False,
         use_cpu=True,

@@ -38,7 +38,7 @@ def measure_difficulty(
         out: the table, one JSON object a line after a header.
         samples: completions a problem.
         limit: measure the first so many problems only.
-        on_progress: called with the rows done and the rows of a piece.
+        on_progress: called with the rows done and the rows.
 
     Raises:
         RecipeError: when the recipe trains nothing.

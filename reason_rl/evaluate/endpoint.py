@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,11 @@ from reason_rl.answer.response import answer_in
 from reason_rl.answer.verify import Verifier, make_verifier
 from reason_rl.errors import RunError
 from reason_rl.evaluate.records import EvalRow, hash_prompt
-from reason_rl.evaluate.run import EvalOptions, OnProgress, SampleSome, complete_rows, make_header
+from reason_rl.evaluate.run import CUT, EvalOptions, OnRows, SampleSome, Trial, complete_rows, make_header
 from reason_rl.models import load_tokenizer
 from reason_rl.problem.prompt import messages
-from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
-from reason_rl.rollout.backend import SamplingOptions, sampling_seed
+from reason_rl.rollout.backend import OnProgress, SamplingOptions, sampling_seed
 from reason_rl.rollout.endpoint import SEED_BITS, ChatClient, ChatRequest, Endpoint, Reply, connect
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from reason_rl.recipe.schema import Recipe
 
 END_THINK = "</think>"
-PIECE_ROUNDS = 4  # requests a connection; what an interruption loses at most
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def evaluate_endpoint(
         endpoint: who is asked.
         tokenizer: model folder, hub id or name whose tokenizer counts what the server does not.
         out: JSONL of the rows.
-        on_progress: ``(rows done, rows)`` of a piece.
+        on_progress: ``(rows done, rows)``.
 
     Raises:
         RecipeError: when data or address cannot be used.
@@ -103,8 +102,7 @@ def evaluate_endpoint(
     options = EvalOptions(**section.model_dump(include=set(EvalOptions.__dataclass_fields__)))
     problems = load_problems(section.data)[: section.limit]
     header = make_header(recipe, endpoint.model, len(problems), "openai", url=endpoint.url, tokenizer=tokenizer)
-    size = PIECE_ROUNDS * endpoint.concurrency
-    return complete_rows(out, header, problems, size, _opened(recipe, endpoint, tokenizer, options), on_progress)
+    return complete_rows(out, header, problems, _opened(recipe, endpoint, tokenizer, options), on_progress)
 
 
 @contextmanager
@@ -115,51 +113,62 @@ def _opened(recipe: Recipe, endpoint: Endpoint, tokenizer: str | None, options: 
         connect(endpoint) as client,
         make_verifier(recipe.answer.verify, recipe.answer.timeout_seconds) as verifier,
     ):
-        yield lambda some, on_progress: _rows(client, verifier, counter, recipe, some, options, on_progress)
+        yield partial(_ask, client, _RowMaker(verifier, counter, recipe), options)
 
 
-def _rows(
+def _ask(
     client: ChatClient,
-    verifier: Verifier,
-    counter: TokenCounter,
-    recipe: Recipe,
-    problems: Sequence[Problem],
+    make: _RowMaker,
     options: EvalOptions,
+    trials: Sequence[Trial],
+    on_rows: OnRows,
     on_progress: OnProgress | None,
-) -> list[EvalRow]:
-    owners = [(problem, sample) for problem in problems for sample in range(options.samples)]
+) -> None:
+    """Ask for one completion a trial, and hand over its row when it is there."""
     requests = [
         ChatRequest(
-            tuple(messages(problem, recipe.prompt)),
+            tuple(messages(problem, make.recipe.prompt)),
             options.max_tokens,
             sampling_seed(options.seed, problem.id, sample) % 2**SEED_BITS,
         )
-        for problem, sample in owners
+        for problem, sample in trials
     ]
-    replies = client.complete(requests, SamplingOptions(options.temperature, options.top_p, options.top_k), on_progress)
-    parts = [counter.count(reply, reply.finish_reason == "length") for reply in replies]
-    find = recipe.answer.find
-    extracted = [None if part.answer_text is None else answer_in(part.answer_text, find) for part in parts]
-    verdicts = verifier.verify(extracted, [problem.answer for problem, _ in owners])
-    return [
-        EvalRow(
+    client.complete(
+        requests,
+        SamplingOptions(options.temperature, options.top_p, options.top_k),
+        on_progress,
+        lambda ended: on_rows([make.row(trials[i], requests[i], reply) for i, reply in ended]),
+    )
+
+
+@dataclass(frozen=True)
+class _RowMaker:
+    """Turns replies into graded rows."""
+
+    verifier: Verifier
+    counter: TokenCounter
+    recipe: Recipe
+
+    def row(self, trial: Trial, request: ChatRequest, reply: Reply) -> EvalRow:
+        problem, cut = trial.problem, reply.finish_reason == "length"
+        part = self.counter.count(reply, cut)
+        answer = None if part.answer_text is None else answer_in(part.answer_text, self.recipe.answer.find)
+        (verdict,) = self.verifier.judge([answer], [problem.answer])
+        return EvalRow(
             problem_id=problem.id,
             level=problem.level,
             family=problem.meta.get("family"),
-            sample=sample,
+            sample=trial.sample,
             seed=request.seed,
             prompt=problem.prompt,
             completion=part.completion,
             answer=problem.answer,
             extracted=answer,
-            correct=verdict and reply.finish_reason == "stop",
+            correct=verdict.correct is True and reply.finish_reason == "stop",
             completion_tokens=part.completion_tokens,
             think_tokens=part.think_tokens,
             answer_tokens=part.completion_tokens - part.think_tokens,
             finish_reason=reply.finish_reason,
             prompt_hash=hash_prompt(request.messages),
+            reason=CUT if cut else verdict.reason,
         )
-        for (problem, sample), request, reply, part, answer, verdict in zip(
-            owners, requests, replies, parts, extracted, verdicts, strict=True
-        )
-    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
@@ -35,6 +34,7 @@ class EvalRow:
     finish_reason: str
     shortest_think_tokens: int | None = None
     prompt_hash: str = ""  # of the prompt with its template, as the model got it
+    reason: str = ""  # of the verdict
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def part_of(path: Path) -> Path:
 def start_rows(path: Path, header: dict[str, Any]) -> list[EvalRow]:
     """Open an evaluation for appending and return the rows that an interrupted one with the same header left behind.
 
-    A line torn by the interruption, and what follows it, is dropped, and so are problems without all their samples.
+    A line torn by the interruption, and what follows it, is dropped.
 
     Raises:
         RunError: when the file, finished or not, belongs to another evaluation.
@@ -100,10 +100,8 @@ def start_rows(path: Path, header: dict[str, Any]) -> list[EvalRow]:
         rows = [EvalRow(**record) for record in records if record]
     if found == path and rows:
         return rows
-    samples = Counter(row.problem_id for row in rows)
-    whole = [row for row in rows if samples[row.problem_id] == header["samples"]]
-    write_lines(part, [{"header": True, **header}, *map(asdict, whole)])
-    return whole
+    write_lines(part, [{"header": True, **header}, *map(asdict, rows)])
+    return rows
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
@@ -114,11 +112,15 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def append_rows(path: Path, rows: Sequence[EvalRow]) -> None:
-    """Add rows to an evaluation opened by ``start_rows``; they are on disk when this returns."""
+    """Add rows to an evaluation opened by ``start_rows``; a kill of this process loses none of them."""
     with part_of(path).open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
+
+
+def finish_rows(path: Path, header: dict[str, Any], rows: Sequence[EvalRow]) -> None:
+    """Put an evaluation opened by ``start_rows`` in its place, with its rows in this order."""
+    write_rows(path, header, rows)
+    part_of(path).unlink()
 
 
 def read_rows(path: Path) -> EvalRows:

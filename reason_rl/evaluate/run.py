@@ -5,25 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from reason_rl.answer.compare import Verdict
 from reason_rl.answer.verify import make_verifier
-from reason_rl.evaluate.records import EvalRow, append_rows, hash_prompt, part_of, start_rows
+from reason_rl.evaluate.records import EvalRow, append_rows, finish_rows, hash_prompt, start_rows
 from reason_rl.models import context_tokens, end_think_id, load_model, load_tokenizer
 from reason_rl.problem.prompt import check_context, render_prompts
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
-from reason_rl.rollout.backend import Backend, Sample, SamplingOptions, SamplingRequest, sampling_seed
+from reason_rl.rollout.backend import Backend, OnProgress, Sample, SamplingOptions, SamplingRequest, sampling_seed
 from reason_rl.rollout.engines import make_backend
 from reason_rl.rollout.grading import Grader
 
 if TYPE_CHECKING:
     from reason_rl.recipe.schema import Recipe
 
-OnProgress: TypeAlias = Callable[[int, int], None]
-SampleSome: TypeAlias = Callable[[Sequence[Problem], OnProgress | None], list[EvalRow]]
-PIECE_BATCHES = 2  # of max_batch_rows; what an interruption loses at most
+OnRows: TypeAlias = Callable[[Sequence[EvalRow]], None]
+PIECE_BATCHES = 8  # of max_batch_rows: a backend holds the tokens of all rows it was asked for
+
+
+CUT = "cut at the cap"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,26 @@ class EvalOptions:
     seed: int = 0
 
 
+class Trial(NamedTuple):
+    """One of the completions that an evaluation asks for."""
+
+    problem: Problem
+    sample: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells its row from the others."""
+        return self.problem.id, self.sample
+
+
+SampleSome: TypeAlias = Callable[[Sequence[Trial], OnRows, OnProgress | None], None]
+
+
+def all_trials(problems: Sequence[Problem], samples: int) -> list[Trial]:
+    """Return what an evaluation asks for: ``samples`` completions of each problem."""
+    return [Trial(problem, sample) for problem in problems for sample in range(samples)]
+
+
 def evaluate_model(
     backend: Backend,
     grader: Grader,
@@ -47,51 +71,76 @@ def evaluate_model(
     on_progress: OnProgress | None = None,
 ) -> list[EvalRow]:
     """Sample and grade ``options.samples`` completions a problem; a completion cut at the cap counts as wrong."""
-    requests, owners = [], []
-    for problem, prompt in zip(problems, prompts, strict=True):
-        for sample in range(options.samples):
-            seed = sampling_seed(options.seed, problem.id, sample)
-            requests.append(SamplingRequest(tuple(prompt), options.max_tokens, seed))
-            owners.append((problem, sample))
-    sampling = SamplingOptions(options.temperature, options.top_p, options.top_k)
-    samples = backend.generate(requests, sampling, on_progress)
-    extracted = [grader.extracted(sample.token_ids) for sample in samples]
-    verdicts = grader.verifier.verify(extracted, [problem.answer for problem, _ in owners])
-    return [
-        _row(grader, problem, number, request, sample, answer, verdict)
-        for (problem, number), request, sample, answer, verdict in zip(
-            owners, requests, samples, extracted, verdicts, strict=True
-        )
+    trials, rows = all_trials(problems, options.samples), list[EvalRow]()
+    by_id = {problem.id: prompt for problem, prompt in zip(problems, prompts, strict=True)}
+    sample_trials(
+        backend, grader, trials, [by_id[trial.problem.id] for trial in trials], options, rows.extend, on_progress
+    )
+    done = {(row.problem_id, row.sample): row for row in rows}
+    return [done[trial.key] for trial in trials]
+
+
+def sample_trials(
+    backend: Backend,
+    grader: Grader,
+    trials: Sequence[Trial],
+    prompts: Sequence[tuple[int, ...]],
+    options: EvalOptions,
+    on_rows: OnRows,
+    on_progress: OnProgress | None = None,
+) -> None:
+    """Sample one completion a trial, and hand over its graded row as soon as the engine tells of its end.
+
+    Args:
+        backend: samples.
+        grader: extracts and verifies.
+        trials: what is asked for.
+        prompts: token ids of each trial's prompt.
+        options: the seed of a trial depends on ``options.seed``, the problem's id and the sample's number alone.
+        on_rows: gets every row once, in the order in which they end.
+        on_progress: ``(rows done, rows)``.
+    """
+    requests = [
+        SamplingRequest(tuple(prompt), options.max_tokens, sampling_seed(options.seed, trial.problem.id, trial.sample))
+        for trial, prompt in zip(trials, prompts, strict=True)
     ]
+
+    def grade(ended: Sequence[tuple[int, Sample]]) -> None:
+        extracted = [grader.extracted(sample.token_ids) for _, sample in ended]
+        verdicts = grader.verifier.judge(extracted, [trials[i].problem.answer for i, _ in ended])
+        on_rows(
+            [
+                _row(grader, trials[i], requests[i], sample, answer, verdict)
+                for (i, sample), answer, verdict in zip(ended, extracted, verdicts, strict=True)
+            ]
+        )
+
+    backend.generate(requests, SamplingOptions(options.temperature, options.top_p, options.top_k), on_progress, grade)
 
 
 def _row(
-    grader: Grader,
-    problem: Problem,
-    number: int,
-    request: SamplingRequest,
-    sample: Sample,
-    extracted: str | None,
-    verdict: bool,
+    grader: Grader, trial: Trial, request: SamplingRequest, sample: Sample, extracted: str | None, verdict: Verdict
 ) -> EvalRow:
-    think = grader.think_length(sample.token_ids)
+    problem, think = trial.problem, grader.think_length(sample.token_ids)
+    cut = sample.finish_reason == "length"
     return EvalRow(
         problem_id=problem.id,
         level=problem.level,
         family=problem.meta.get("family"),
-        sample=number,
+        sample=trial.sample,
         seed=request.seed,
         prompt=problem.prompt,
         completion=grader.decode(sample.token_ids),
         answer=problem.answer,
         extracted=extracted,
-        correct=verdict and sample.finish_reason != "length",
+        correct=verdict.correct is True and not cut,
         completion_tokens=len(sample.token_ids),
         think_tokens=think,
         answer_tokens=len(sample.token_ids) - think,
         finish_reason=sample.finish_reason,
         shortest_think_tokens=problem.meta.get("shortest_think_tokens"),
         prompt_hash=hash_prompt(request.prompt_ids),
+        reason=CUT if cut else verdict.reason,
     )
 
 
@@ -104,7 +153,7 @@ def evaluate(
 ) -> list[EvalRow]:
     """Evaluate the recipe's model, or the trained one in ``folder``, on the recipe's ``eval`` problems.
 
-    Rows go to ``out`` piece by piece: an interrupted evaluation goes on where it was, a finished one is not made again.
+    Rows go to ``out`` as they end: an interrupted evaluation goes on where it was, a finished one is not made again.
     ``engine`` comes from ``open_engine``, if already open.
 
     Raises:
@@ -116,15 +165,13 @@ def evaluate(
     options = EvalOptions(**section.model_dump(include=set(EvalOptions.__dataclass_fields__)))
     problems = load_problems(section.data)[: section.limit]
     header = make_header(recipe, str(folder or recipe.model.path), len(problems), recipe.rollout.engine)
-    size = PIECE_BATCHES * recipe.rollout.max_batch_rows
-    return complete_rows(out, header, problems, size, _sampler(recipe, folder, problems, options, engine), on_progress)
+    return complete_rows(out, header, problems, _sampler(recipe, folder, problems, options, engine), on_progress)
 
 
 def complete_rows(
     out: Path,
     header: dict[str, Any],
     problems: Sequence[Problem],
-    piece_rows: int,
     opened: AbstractContextManager[SampleSome],
     on_progress: OnProgress | None = None,
 ) -> list[EvalRow]:
@@ -134,23 +181,25 @@ def complete_rows(
         out: the rows' file.
         header: what makes the evaluation; rows under another header are refused.
         problems: all of them.
-        piece_rows: completions between two writes.
         opened: loads what sampling needs, entered only when something is missing.
-        on_progress: ``(rows done, rows)`` of a piece.
+        on_progress: ``(rows done, rows)``, those found in ``out`` included.
     """
-    rows = start_rows(out, header)
-    done = {row.problem_id for row in rows}
-    missing = [problem for problem in problems if problem.id not in done]
+    rows = {(row.problem_id, row.sample): row for row in start_rows(out, header)}
+    trials = all_trials(problems, header["samples"])
+    missing = [trial for trial in trials if trial.key not in rows]
+    found = len(trials) - len(missing)
+
+    def keep(new: Sequence[EvalRow]) -> None:
+        append_rows(out, new)
+        rows.update({(row.problem_id, row.sample): row for row in new})
+
     if missing:
         with opened as sample:
-            size = max(1, piece_rows // header["samples"])
-            for start in range(0, len(missing), size):
-                new = sample(missing[start : start + size], on_progress)
-                append_rows(out, new)
-                rows += new
+            sample(missing, keep, on_progress and (lambda done, _: on_progress(found + done, len(trials))))
+    whole = [rows[trial.key] for trial in trials]
     if not out.exists():
-        part_of(out).replace(out)
-    return rows
+        finish_rows(out, header, whole)
+    return whole
 
 
 @contextmanager
@@ -171,9 +220,33 @@ def _sampler(
     backend.sync_weights(0)
     with make_verifier(recipe.answer.verify, recipe.answer.timeout_seconds) as verifier:
         grader = Grader(tokenizer, verifier, end_think_id(tokenizer, recipe.model.end_think_token), recipe.answer.find)
-        yield lambda some, on_progress: evaluate_model(
-            backend, grader, some, [by_id[problem.id] for problem in some], options, on_progress
+        yield _in_pieces(
+            backend, grader, lambda some: [by_id[p.id] for p in some], options, recipe.rollout.max_batch_rows
         )
+
+
+def _in_pieces(
+    backend: Backend,
+    grader: Grader,
+    prompts_of: Callable[[Sequence[Problem]], Sequence[tuple[int, ...]]],
+    options: EvalOptions,
+    batch_rows: int,
+) -> SampleSome:
+    """Return what samples trials a few batches at a time."""
+
+    def sample(trials: Sequence[Trial], on_rows: OnRows, on_progress: OnProgress | None) -> None:
+        size = PIECE_BATCHES * batch_rows
+        for first in range(0, len(trials), size):
+            some = trials[first : first + size]
+            progress = on_progress and partial(_later, on_progress, first, len(trials))
+            prompts = prompts_of([trial.problem for trial in some])
+            sample_trials(backend, grader, some, prompts, options, on_rows, progress)
+
+    return sample
+
+
+def _later(on_progress: OnProgress, first: int, total: int, done: int, _: int) -> None:
+    on_progress(first + done, total)
 
 
 def _engine_stop(recipe: Recipe, model: Any, tokenizer: Any) -> Any:
@@ -193,9 +266,7 @@ def _stopping(recipe: Recipe, name: str, folder: Path | None, options: EvalOptio
 
     with open_setting(recipe, folder) as setting:
         backend = setting.backend.under(named_policy(name, setting))
-        yield lambda some, on_progress: evaluate_model(
-            backend, setting.grader, some, setting.prompts(some), options, on_progress
-        )
+        yield _in_pieces(backend, setting.grader, setting.prompts, options, recipe.rollout.max_batch_rows)
 
 
 def make_header(recipe: Recipe, model: str, problems: int, engine: str, **more: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from reason_rl.evaluate.endpoint import evaluate_endpoint
 from reason_rl.evaluate.metrics import summarise
 from reason_rl.evaluate.records import EvalRow
 from reason_rl.evaluate.run import evaluate
+from reason_rl.live_line import live_line
 from reason_rl.models import context_tokens, load_config, load_tokenizer
 from reason_rl.problem.prompt import render_prompts
 from reason_rl.problem.sources import load_problems
@@ -110,7 +111,8 @@ def evaluate_recipe(
     if loaded.recipe.eval is None:
         raise RecipeError(f"{loaded.path}: eval: is missing")
     target = out or Path(loaded.recipe.output) / "eval" / f"{model.name if model else 'start'}.jsonl"
-    return {"rows": str(target), **summarise(evaluate(loaded.recipe, model, target))}
+    with live_line(what) as on_progress:
+        return {"rows": str(target), **summarise(evaluate(loaded.recipe, model, target, on_progress))}
 
 
 def evaluate_suites(
@@ -131,12 +133,13 @@ def evaluate_suites(
     if changes.endpoint is None and changes.max_tokens is None:
         recipes = {name: fitted(recipe, say) for name, recipe in recipes.items()}
     return {
-        name: {"rows": str(targets[name]), **summarise(_evaluated(recipe, adapter, changes, targets[name]))}
+        name: {"rows": str(targets[name]), **summarise(_evaluated(name, recipe, adapter, changes, targets[name]))}
         for name, recipe in recipes.items()
     }
 
 
-def _evaluated(recipe: Recipe, adapter: Path | None, changes: EvalChanges, out: Path) -> list[EvalRow]:
-    if changes.endpoint is None:
-        return evaluate(recipe, adapter, out)
-    return evaluate_endpoint(recipe, changes.endpoint, changes.tokenizer, out)
+def _evaluated(name: str, recipe: Recipe, adapter: Path | None, changes: EvalChanges, out: Path) -> list[EvalRow]:
+    with live_line(name) as on_progress:
+        if changes.endpoint is None:
+            return evaluate(recipe, adapter, out, on_progress)
+        return evaluate_endpoint(recipe, changes.endpoint, changes.tokenizer, out, on_progress)

@@ -9,26 +9,28 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from reason_rl.answer.compare import NO_ANSWER, Verdict
+from reason_rl.answer.verify import Verifier
+
 Instance = Mapping[str, Any]
 LONGEST_ANSWER = 20_000  # characters
 DEEPEST = 50  # parentheses within each other
 DIRECTIONS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
 
 
-class GymVerifier:
+class GymVerifier(Verifier):
     """Right or wrong, never in part; an answer that cannot be read is wrong."""
 
-    def verify(self, extracted: Sequence[str | None], gold: Sequence[str]) -> list[bool]:
+    def judge(self, extracted: Sequence[str | None], gold: Sequence[str]) -> list[Verdict]:
         """Return one verdict a pair of answer and instance."""
-        return [
-            answer is not None and grade(answer, instance) for answer, instance in zip(extracted, gold, strict=True)
-        ]
+        return [_verdict(answer, instance) for answer, instance in zip(extracted, gold, strict=True)]
 
-    def __enter__(self) -> GymVerifier:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        """Own nothing, release nothing."""
+def _verdict(answer: str | None, instance: str) -> Verdict:
+    if answer is None:
+        return NO_ANSWER
+    right = grade(answer, instance)
+    return Verdict(right, "solves the instance" if right else "does not solve the instance")
 
 
 def grade(answer: str, gold: str) -> bool:

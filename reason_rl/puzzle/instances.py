@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from reason_rl.answer.compare import Verdict
+from reason_rl.answer.verify import Verifier
 from reason_rl.errors import RecipeError
 from reason_rl.problem.record import Problem
 from reason_rl.puzzle import blocks, checkers, hanoi, river
@@ -119,16 +121,17 @@ def score(answer: str | None, gold: str) -> Replay | None:
     return None if moves is None else replay(load_puzzle(gold), moves)
 
 
-class PuzzleVerifier:
+class PuzzleVerifier(Verifier):
     """Plays the moves; right when all are legal and end at the goal, however many there are."""
 
-    def verify(self, extracted: Sequence[str | None], gold: Sequence[str]) -> list[bool]:
+    def judge(self, extracted: Sequence[str | None], gold: Sequence[str]) -> list[Verdict]:
         """Return one verdict a pair of answer and instance."""
-        played = [score(answer, instance) for answer, instance in zip(extracted, gold, strict=True)]
-        return [one is not None and one.solved for one in played]
+        return [_verdict(score(answer, instance)) for answer, instance in zip(extracted, gold, strict=True)]
 
-    def __enter__(self) -> PuzzleVerifier:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        """Own nothing, release nothing."""
+def _verdict(played: Replay | None) -> Verdict:
+    if played is None:
+        return Verdict(False, "no list of moves")
+    return Verdict(
+        played.solved, "at the goal" if played.solved else "not at the goal, or by a move that is not allowed"
+    )

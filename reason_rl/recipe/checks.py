@@ -43,6 +43,9 @@ def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
     yield from _batch_shape(recipe)
     yield from _sampling(recipe)
     yield from _old_logps(recipe)
+    if recipe.update.skip_zero_advantage:
+        for obstacle in needs_all_rows(recipe):
+            yield ("update", "skip_zero_advantage"), f"true does not go with {obstacle}; leave it out"
     yield from _advantage(recipe)
     yield from check_methods(recipe, int({**TRL_DEFAULTS, **recipe.trainer}["num_generations"]))
     yield from _reward(recipe, folder)
@@ -132,6 +135,21 @@ def _old_logps(recipe: Recipe) -> Iterator[Complaint]:
     for obstacle, there in obstacles.items():
         if there:
             yield ("update", "old_logps"), f"sampled does not go with {obstacle}; use recomputed"
+
+
+def needs_all_rows(recipe: Recipe) -> list[str]:
+    """Return what makes the loss depend on rows whose advantage is 0."""
+    trainer, algorithm = recipe.trainer, recipe.algorithm
+    obstacles = {
+        "algorithm.kl, a term over all rows": algorithm is not None and algorithm.kl.coefficient != 0,
+        "trainer.entropy_coef, an entropy bonus over all rows": any(
+            trainer.get(key) for key in ("entropy_coef", "use_adaptive_entropy")
+        ),
+        "trainer.top_entropy_quantile, which ranks the tokens of all rows": trainer.get("top_entropy_quantile", 1.0)
+        < 1,
+        "attention.prior, a term over all rows": bool(recipe.attention and recipe.attention.prior),
+    }
+    return [obstacle for obstacle, there in obstacles.items() if there]
 
 
 def _stop(recipe: Recipe) -> Iterator[Complaint]:

@@ -398,6 +398,8 @@ class UpdateSection(Section):
 
     chunk_rows: int | None = Field(default=None, gt=0)
     """Rows of a pass, taken in the order of their lengths and padded to the longest of them; null = TRL's single pass."""
+    skip_zero_advantage: bool | None = None
+    """Leave out rows whose advantage is 0; null = where the loss does not need them, true = so, or an error."""
     old_logps: Literal["recomputed", "sampled"] = "recomputed"
     """Log-probabilities before the update: computed again, as TRL does, or those of the sampler (engine hf), a pass less."""
 

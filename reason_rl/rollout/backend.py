@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from reason_rl.errors import RunError
 
@@ -49,6 +49,10 @@ class Sample:
     sampled: tuple[bool, ...] | None = None
 
 
+OnProgress: TypeAlias = Callable[[int, int], None]
+OnEnded: TypeAlias = Callable[[Sequence[tuple[int, Sample]]], None]
+
+
 class Backend(Protocol):
     """An engine that samples completions of the current policy; ``version`` says which weights it holds."""
 
@@ -58,9 +62,14 @@ class Backend(Protocol):
         self,
         requests: Sequence[SamplingRequest],
         options: SamplingOptions,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: OnProgress | None = None,
+        on_ended: OnEnded | None = None,
     ) -> list[Sample]:
-        """Sample one completion a request, in the order of the requests; ``on_progress(rows done, rows)``."""
+        """Sample one completion a request, in the order of the requests.
+
+        ``on_progress(rows done, rows)``. ``on_ended([(index of the request, sample), ...])`` is told of rows as they end, of
+        each row once, and of all before this returns.
+        """
         ...
 
     def sync_weights(self, version: int) -> None:

@@ -6,17 +6,20 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from reason_rl.errors import RecipeError, RunError
-from reason_rl.rollout.backend import SamplingOptions
+from reason_rl.rollout.backend import OnProgress, SamplingOptions
 
 if TYPE_CHECKING:
     import httpx
+
+Result = TypeVar("Result")
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -127,6 +130,48 @@ class _Pace:
         time.sleep(turn - now)
 
 
+def run_all(
+    jobs: Sequence[Callable[[], Result]],
+    threads: int,
+    on_progress: OnProgress | None = None,
+    on_ended: Callable[[Sequence[tuple[int, Result]]], None] | None = None,
+) -> list[Result]:
+    """Run jobs in threads and return their results in order; the first error is raised when those under way have ended.
+
+    ``on_progress(jobs done, jobs)`` and ``on_ended([(index, result)])`` are called in this thread as jobs end, also for what
+    ends well after an error.
+
+    >>> run_all([lambda: 1, lambda: 2], threads=2)
+    [1, 2]
+    """
+    results: dict[int, Result] = {}
+
+    def tell(place: int, result: Result) -> None:
+        results[place] = result
+        if on_progress:
+            on_progress(len(results), len(jobs))
+        if on_ended:
+            on_ended([(place, result)])
+
+    with ThreadPoolExecutor(threads) as pool:
+        places = {pool.submit(job): place for place, job in enumerate(jobs)}
+        failed = None
+        try:
+            for future in as_completed(places):
+                if future.exception() is not None:
+                    failed = future
+                    break
+                tell(places[future], future.result())
+        finally:
+            pool.shutdown(wait=failed is not None, cancel_futures=True)
+    if failed is not None:
+        for future, place in places.items():
+            if place not in results and not future.cancelled() and future.exception() is None:
+                tell(place, future.result())
+        failed.result()
+    return [results[place] for place in range(len(jobs))]
+
+
 class ChatClient:
     """An open connection to an endpoint; made by :func:`connect`."""
 
@@ -138,25 +183,16 @@ class ChatClient:
         self,
         requests: Sequence[ChatRequest],
         options: SamplingOptions,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: OnProgress | None = None,
+        on_ended: Callable[[Sequence[tuple[int, Reply]]], None] | None = None,
     ) -> list[Reply]:
         """Return one completion a request, in the order of the requests; the first that fails for good ends all.
 
         Raises:
             RunError: with what the server said.
         """
-        replies = []
-        with ThreadPoolExecutor(self.endpoint.concurrency) as pool:
-            futures = [pool.submit(self._ask, request, options) for request in requests]
-            try:
-                for future in futures:
-                    replies.append(future.result())
-                    if on_progress:
-                        on_progress(len(replies), len(requests))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return replies
+        jobs = [partial(self._ask, request, options) for request in requests]
+        return run_all(jobs, self.endpoint.concurrency, on_progress, on_ended)
 
     def _ask(self, request: ChatRequest, options: SamplingOptions) -> Reply:
         import httpx

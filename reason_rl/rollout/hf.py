@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest, check_context
+from reason_rl.rollout.backend import OnEnded, OnProgress, Sample, SamplingOptions, SamplingRequest, check_context
 from reason_rl.rollout.cache import chunked_cache, join_rows, keep_rows
 from reason_rl.rollout.sampling import draw, uniforms
 from reason_rl.rollout.weights import copy_weights, still_copy
@@ -79,7 +79,8 @@ class HFBackend:
         self,
         requests: Sequence[SamplingRequest],
         options: SamplingOptions,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: OnProgress | None = None,
+        on_ended: OnEnded | None = None,
     ) -> list[Sample]:
         """Sample one completion a request; rows of like budget are decoded together, and freed places filled with the next.
 
@@ -91,7 +92,7 @@ class HFBackend:
         if not order:
             return []
         with sampling_mode(self.model):
-            drawn = self._decode([requests[i] for i in order], options, on_progress)
+            drawn = self._decode([requests[i] for i in order], options, on_progress, _in_order(order, on_ended))
         samples = dict(zip(order, drawn, strict=True))
         return [samples[i] for i in range(len(requests))]
 
@@ -99,7 +100,8 @@ class HFBackend:
         self,
         requests: list[SamplingRequest],
         options: SamplingOptions,
-        on_progress: Callable[[int, int], None] | None,
+        on_progress: OnProgress | None,
+        on_ended: OnEnded | None,
     ) -> list[Sample]:
         device = self.model.device
         budgets = torch.tensor([request.max_tokens for request in requests], device=device)
@@ -116,15 +118,18 @@ class HFBackend:
             drawn, drawn_logps = draw(logits, options, noise[lanes.request, lanes.count.clamp(max=longest - 1)])
             live, at = lanes.request[lanes.alive], lanes.count[lanes.alive]
             tokens[live, at], logps[live, at] = drawn[lanes.alive], drawn_logps[lanes.alive]
-            ended = torch.isin(drawn, eos) & lanes.alive
+            stop = torch.isin(drawn, eos) & lanes.alive
             lanes.count = lanes.count + lanes.alive
-            lengths[lanes.request[ended]] = lanes.count[ended]
-            stopped[lanes.request[ended]] = True
-            lanes.alive = lanes.alive & ~ended & (budgets[lanes.request] > lanes.count)
-            lanes.token = drawn
-            left = int(lanes.alive.sum())
+            lengths[lanes.request[stop]] = lanes.count[stop]
+            stopped[lanes.request[stop]] = True
+            alive = lanes.alive & ~stop & (budgets[lanes.request] > lanes.count)
+            ended, lanes.alive, lanes.token = lanes.request[lanes.alive & ~alive], alive, drawn
+            left = int(alive.sum())
             if on_progress:
                 on_progress(entered - left, len(requests))
+            if on_ended and len(ended):
+                rows = _samples(tokens[ended], logps[ended], lengths[ended], stopped[ended])
+                on_ended(list(zip(ended.tolist(), rows, strict=True)))
             if left == 0 and entered == len(requests):
                 return _samples(tokens, logps, lengths, stopped)
             freed = left < RETIRE_SHARE * len(lanes.alive)
@@ -196,6 +201,13 @@ def _joined(old: tuple[Lanes, Tensor, Cache], new: tuple[Lanes, Tensor, Cache]) 
         torch.cat([lanes.count, more.count]),
     )
     return joined, torch.cat([logits, more_logits]), cache
+
+
+def _in_order(order: list[int], on_ended: OnEnded | None) -> OnEnded | None:
+    """Tell of rows by their place among the requests instead of the place they were decoded in."""
+    if on_ended is None:
+        return None
+    return lambda rows: on_ended([(order[place], sample) for place, sample in rows])
 
 
 def _samples(tokens: Tensor, logps: Tensor, lengths: Tensor, stopped: Tensor) -> list[Sample]:

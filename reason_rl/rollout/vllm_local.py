@@ -10,16 +10,18 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from packaging.specifiers import SpecifierSet
 
 from reason_rl.errors import RecipeError, RunError
-from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest, check_context
+from reason_rl.rollout.backend import OnEnded, OnProgress, Sample, SamplingOptions, SamplingRequest, check_context
 from reason_rl.rollout.weights import adapter_weights, full_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+Result = TypeVar("Result")
 
 SUPPORTED = SpecifierSet(">=0.25,<=0.31.0")
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -212,7 +214,8 @@ class VLLMBackend:
         self,
         requests: Sequence[SamplingRequest],
         options: SamplingOptions,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: OnProgress | None = None,
+        on_ended: OnEnded | None = None,
     ) -> list[Sample]:
         """Sample one completion a request.
 
@@ -238,22 +241,66 @@ class VLLMBackend:
             )
             for row, request in enumerate(requests)
         ]
+
+        def read(row: int, completion: Any) -> Sample:
+            sample = to_sample(completion)
+            return sample if self.stop is None else self.stop.marked(requests[row], sample)
+
         self._wake()
-        outputs = self.engine.generate(
-            [{"prompt_token_ids": list(request.prompt_ids)} for request in requests],
-            parameters,
-            use_tqdm=False,
-            lora_request=self.adapter,
-        )
+        prompts = [request.prompt_ids for request in requests]
+        samples = run_engine(self.engine, prompts, parameters, self.adapter, read, on_progress, on_ended)
         if self.sleeps:
             # Level 1: level 2 would drop the weights, and a second round of the same version samples with them.
             self.engine.sleep(level=1)
-        if on_progress:
-            on_progress(len(outputs), len(requests))
-        samples = [to_sample(output.outputs[0]) for output in outputs]
-        if self.stop is None:
-            return samples
-        return [self.stop.marked(request, sample) for request, sample in zip(requests, samples, strict=True)]
+        return samples
+
+
+def run_engine(
+    engine: Any,
+    prompts: Sequence[Sequence[int]],
+    parameters: Sequence[Any],
+    adapter: Any,
+    read: Callable[[int, Any], Result],
+    on_progress: OnProgress | None = None,
+    on_ended: Callable[[Sequence[tuple[int, Result]]], None] | None = None,
+) -> list[Result]:
+    """Decode prompts with a vLLM engine, as its ``generate`` does, and tell of completions as they end.
+
+    Args:
+        engine: ``vllm.LLM``, with nothing under way.
+        prompts: token ids.
+        parameters: sampling parameters, one a prompt.
+        adapter: LoRA request, or None.
+        read: makes the result of a row from its index and vLLM's completion.
+        on_progress: ``(rows done, rows)``.
+        on_ended: told of rows as they end, ``[(index, result), ...]``.
+    """
+    if not prompts:
+        return []
+    ids = engine.enqueue(
+        [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+        list(parameters),
+        lora_request=adapter,
+        use_tqdm=False,
+    )
+    # Outputs go by the counter that vLLM numbers requests with; the ids it hands out are that counter and a random tail.
+    first = int(ids[0].partition("-")[0])
+    results: dict[int, Result] = {}
+    try:
+        while len(results) < len(prompts):
+            outputs = [output for output in engine.llm_engine.step() if output.finished]
+            ended = [
+                (row, read(row, output.outputs[0])) for output in outputs for row in [int(output.request_id) - first]
+            ]
+            results.update(ended)
+            if on_progress and ended:
+                on_progress(len(results), len(prompts))
+            if on_ended and ended:
+                on_ended(ended)
+    except BaseException:
+        engine.llm_engine.abort_request(ids, internal=True)  # or the next call would be handed the rest of these
+        raise
+    return [results[row] for row in range(len(prompts))]
 
 
 def repack_head(model: Any) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reason_rl.errors import RecipeError, RunError
-from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest, check_context
+from reason_rl.rollout.backend import OnEnded, OnProgress, Sample, SamplingOptions, SamplingRequest, check_context
+from reason_rl.rollout.endpoint import run_all
 from reason_rl.rollout.processes import is_first, only_first
 from reason_rl.rollout.server_client import AFTER, Held, ServerClient, check_server_version
 from reason_rl.rollout.weights import adapter_weights, full_weights
@@ -127,7 +128,8 @@ class VLLMServerBackend:
         self,
         requests: Sequence[SamplingRequest],
         options: SamplingOptions,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: OnProgress | None = None,
+        on_ended: OnEnded | None = None,
     ) -> list[Sample]:
         """Sample one completion a request; the first that fails for good ends all.
 
@@ -138,18 +140,8 @@ class VLLMServerBackend:
             raise RunError("the rollout server was asked for rollouts before it was given the trainer's weights")
         check_context(requests, self.settings.context_tokens)
         self._check_weights(self.name)
-        samples: list[Sample] = []
-        with ThreadPoolExecutor(self.client.options.concurrency) as pool:
-            futures = [pool.submit(self._ask, row, request, options) for row, request in enumerate(requests)]
-            try:
-                for future in futures:
-                    samples.append(future.result())
-                    if on_progress:
-                        on_progress(len(samples), len(requests))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return samples
+        jobs = [partial(self._ask, row, request, options) for row, request in enumerate(requests)]
+        return run_all(jobs, self.client.options.concurrency, on_progress, on_ended)
 
     def _check_weights(self, name: str) -> None:
         """Stop when the server does not hold what this run pushed last: it was restarted, or serves another run."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from reason_rl.rollout.cache import chunked_cache, join_rows, keep_rows
 from reason_rl.rollout.sampling import draw, uniforms
 from reason_rl.stopping.fork import extend, feed, side_decode
 from reason_rl.stopping.probe import Probe
-from reason_rl.stopping.rule import Action, Ask, Exit, Go, LogitEdit, Look, Step, StopPolicy, Trial
+from reason_rl.stopping.rule import GO, Action, Ask, Exit, Insert, LogitEdit, Look, Score, Step, StopPolicy, Trial
 from reason_rl.stopping.states import Tap
 from reason_rl.stopping.thinking import ThinkTokens
 
@@ -47,6 +46,10 @@ class Stopped:
     def net_tokens(self) -> int:
         """Completion tokens and side tokens together: what the completion cost."""
         return len(self.sample.token_ids) + self.side_tokens
+
+    def marked(self) -> Sample:
+        """Return the sample with a mark at each token that the model drew."""
+        return replace(self.sample, sampled=tuple(not put for put in self.forced))
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Row:
 
     def act(self, action: Action) -> None:
         """Take an action over: queue its tokens, and for an exit limit the answer."""
-        if isinstance(action, Go | Ask):
+        if not isinstance(action, Insert | Exit):
             return
         if not action.ids:
             raise ValueError(f"{type(action).__name__} without tokens would write nothing")
@@ -258,43 +261,35 @@ class Batch:
     def _ask(self, asked: list[int], drawn: list[int], features: Tensor | None) -> None:
         """Put each thinking row before its rule; side decodes with the same suffix go together."""
         trials: dict[int, Trial] = {}
-        scores = None if features is None else _Scores(features)
+        scores: dict[int, float] = {}
         states = [None] * len(self.lanes) if features is None else features.unbind()
         while asked:
             asks: dict[Ask, list[int]] = {}
+            wanted: dict[int, tuple[Probe, list[int]]] = {}
             for lane in asked:
                 row = self.lanes[lane]
                 rule = row.order.policy.rule
                 if rule is None:
                     continue
-                score = None if scores is None else partial(scores.of, lane)
-                look = Look(row.ids, row.think_tokens, drawn[lane], states[lane], trials.get(lane), score)
+                look = Look(row.ids, row.think_tokens, drawn[lane], states[lane], trials.get(lane), scores.get(lane))
                 row.state, action = rule.decide(row.state, look)
+                if action is GO:
+                    continue
                 row.act(action)
                 if isinstance(action, Ask):
                     asks.setdefault(action, []).append(lane)
-            trials = {}
+                elif isinstance(action, Score):
+                    wanted.setdefault(id(action.probe), (action.probe, []))[1].append(lane)
+            trials, scores = {}, {}
             for ask, waiting in asks.items():
                 outcome = side_decode(self.model, self.cache, self.mask, waiting, ask)
                 for lane, trial in zip(waiting, outcome, strict=True):
                     self.lanes[lane].side_tokens += len(ask.suffix) + len(trial.token_ids)
                     trials[lane] = trial
-            asked = sorted(trials)
-
-
-@dataclass
-class _Scores:
-    """The scores of all rows of a step, computed when the first row asks."""
-
-    features: Tensor
-    values: list[float] = field(default_factory=list)
-    probe: Probe | None = None
-
-    def of(self, lane: int, probe: Probe) -> float:
-        """Return the score of one row."""
-        if self.probe is not probe:
-            self.probe, self.values = probe, probe.score(self.features).tolist()
-        return self.values[lane]
+            for probe, waiting in wanted.values():
+                assert features is not None, "a rule asked for a score and names no layers"
+                scores.update(zip(waiting, probe.score(features[waiting]).tolist(), strict=True))
+            asked = sorted([*trials, *scores])
 
 
 def _is_asked(row: Row) -> bool:

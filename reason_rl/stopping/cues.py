@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reason_rl.errors import RecipeError
@@ -84,7 +85,11 @@ class Cues:
             return False
         if self.every is not None and think_tokens and think_tokens % self.every == 0:
             return True
-        return any(tuple(token_ids[-len(pattern) :]) == pattern for pattern in self.patterns)
+        return any(tuple(token_ids[-length:]) in self.patterns for length in self._lengths)
+
+    @cached_property
+    def _lengths(self) -> tuple[int, ...]:
+        return tuple(sorted({len(pattern) for pattern in self.patterns}))
 
     def describe(self) -> dict[str, Any]:
         """Return the cues as plain JSON."""

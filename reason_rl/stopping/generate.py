@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from reason_rl.errors import RunError
 from reason_rl.models import context_tokens
-from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest, check_context
+from reason_rl.rollout.backend import OnEnded, OnProgress, Sample, SamplingOptions, SamplingRequest, check_context
 from reason_rl.rollout.hf import sampling_mode
 from reason_rl.stopping.batch import Batch, Order, Stopped
 from reason_rl.stopping.rule import StopPolicy
@@ -59,9 +59,10 @@ class StoppingBackend:
         self,
         requests: Sequence[SamplingRequest],
         options: SamplingOptions,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: OnProgress | None = None,
+        on_ended: Callable[[Sequence[tuple[int, Stopped]]], None] | None = None,
     ) -> list[Stopped]:
-        """Decode one completion a request, in their order, and say what the policy did to each.
+        """Decode one completion a request, in their order, and say what the policy did to each; told of them as they end.
 
         Raises:
             RunError: when a prompt and its budget do not fit into the context.
@@ -76,20 +77,28 @@ class StoppingBackend:
                 orders = [Order(i, requests[i], options, self.policy) for i in chosen]
                 batch = Batch.open(self.model, self.tokens, self.pad_token_id, tap, orders)
                 while batch.lanes:
-                    done |= {row.order.number: row.stopped() for row in batch.step()}
-                if on_progress:
-                    on_progress(len(done), len(requests))
+                    ended = [(row.order.number, row.stopped()) for row in batch.step()]
+                    done.update(ended)
+                    if on_progress and ended:
+                        on_progress(len(done), len(requests))
+                    if on_ended and ended:
+                        on_ended(ended)
         return [done[i] for i in range(len(requests))]
 
     def generate(
         self,
         requests: Sequence[SamplingRequest],
         options: SamplingOptions,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: OnProgress | None = None,
+        on_ended: OnEnded | None = None,
     ) -> list[Sample]:
         """Sample one completion a request; the protocol of ``reason_rl.rollout.backend``."""
-        stopped = self.decode(requests, options, on_progress)
-        return [replace(done.sample, sampled=tuple(not put for put in done.forced)) for done in stopped]
+
+        def tell(rows: Sequence[tuple[int, Stopped]]) -> None:
+            if on_ended:
+                on_ended([(row, done.marked()) for row, done in rows])
+
+        return [done.marked() for done in self.decode(requests, options, on_progress, tell)]
 
     def under(self, policy: StopPolicy) -> StoppingBackend:
         """Return the same backend with another policy."""

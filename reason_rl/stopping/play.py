@@ -21,7 +21,7 @@ from reason_rl.rollout.grading import Grader
 from reason_rl.rollout.hf import HFBackend, sampling_mode
 from reason_rl.stopping.generate import StoppingBackend
 from reason_rl.stopping.label import Exits, Text, think_places, try_exits
-from reason_rl.stopping.rule import Action, Ask, Elicitor, Exit, ExitRule, Go, Look, Trial
+from reason_rl.stopping.rule import Action, Ask, Elicitor, Exit, ExitRule, Go, Look, Score, Trial
 
 Flags = Bool[np.ndarray, " traces"]
 Counts = Int[np.ndarray, " traces"]
@@ -142,17 +142,20 @@ def play(rule: ExitRule, recording: Recording, elicitor: Elicitor) -> Played:
     text, state, spent = recording.text, rule.start(), 0
     action: Action
     for number, place in enumerate(text.cues):
-        trial: Trial | None = None
+        features = recording.features(rule.layers, number)
+        written, drawn = text.completion[:place], text.completion[place]
+        look = Look(written, recording.think_tokens[number], drawn, features)
         while True:
-            features = recording.features(rule.layers, number)
-            look = Look(
-                text.completion[:place], recording.think_tokens[number], text.completion[place], features, trial
-            )
             state, action = rule.decide(state, look)
-            if not isinstance(action, Ask):
+            if isinstance(action, Ask):
+                trial = _recorded(recording.exits.trials[number], action, elicitor)
+                spent += len(action.suffix) + len(trial.token_ids)
+                look = look._replace(trial=trial, score=None)
+            elif isinstance(action, Score):
+                assert features is not None
+                look = look._replace(trial=None, score=float(action.probe.score(features[None])[0]))
+            else:
                 break
-            trial = _recorded(recording.exits.trials[number], action, elicitor)
-            spent += len(action.suffix) + len(trial.token_ids)
         if isinstance(action, Go):
             continue
         if not isinstance(action, Exit) or action != elicitor.exit():

@@ -7,15 +7,16 @@ position and, where it wants it, the state the token was drawn from. It answers 
 - ``Insert(ids)``: write these tokens instead and go on.
 - ``Exit(ids)``: write these instead, then decode the answer greedily and ask no more.
 - ``Ask(suffix)``: try a continuation on a fork of the cache and ask again with what came out.
+- ``Score(probe)``: score the states at this position and ask again with the score.
 
 Rules never act on their own: the loop that hosts them keeps the cache, the budget and the random streams.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -59,8 +60,7 @@ class Trial:
     logits: Float[Tensor, " vocab"]
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """One row at one think position.
 
     Args:
@@ -68,8 +68,8 @@ class Look:
         think_tokens: of these, those inside thinking.
         drawn: the token that would be written next.
         features: the states that the drawn token was drawn from, [width]; None unless the rule reads them.
-        trial: the outcome of what the rule has just asked for.
-        scores: a probe's score of these states, where the loop scores all rows of a step at once.
+        trial: the outcome of the side decode that the rule has just asked for.
+        score: of these states, by the probe that the rule has just asked for.
     """
 
     token_ids: Sequence[int]
@@ -77,14 +77,7 @@ class Look:
     drawn: int
     features: Float[Tensor, " width"] | None = None
     trial: Trial | None = None
-    scores: Callable[[Probe], float] | None = None
-
-    def score(self, probe: Probe) -> float:
-        """Return a probe's score of the states at this position."""
-        if self.scores is not None:
-            return self.scores(probe)
-        assert self.features is not None
-        return float(probe.score(self.features[None])[0])
+    score: float | None = None
 
     @property
     def last(self) -> int | None:
@@ -121,7 +114,14 @@ class Ask:
     stop: tuple[int, ...]
 
 
-Action: TypeAlias = Go | Insert | Exit | Ask
+@dataclass(frozen=True)
+class Score:
+    """Score the states at this position by a probe; the loop scores all rows that want it in one go."""
+
+    probe: Probe
+
+
+Action: TypeAlias = Go | Insert | Exit | Ask | Score
 GO = Go()
 
 

@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from reason_rl.errors import RecipeError, RunError
-from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest, check_context
-from reason_rl.rollout.vllm_local import VLLMBackend, to_sample
+from reason_rl.rollout.backend import OnEnded, OnProgress, Sample, SamplingOptions, SamplingRequest, check_context
+from reason_rl.rollout.vllm_local import VLLMBackend, run_engine, to_sample
 from reason_rl.stopping.generate import Stopped
 from reason_rl.stopping.rules.probe_exit import ProbeExit
 from reason_rl.stopping.thinking import ThinkTokens
@@ -53,7 +53,7 @@ class VLLMExits:
         self,
         requests: Sequence[SamplingRequest],
         options: SamplingOptions,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> list[Stopped]:
         """Decode one completion a request, and say where each exited.
 
@@ -70,17 +70,17 @@ class VLLMExits:
         make = partial(Watch, self.rule, self.tokens, prompts, keep_scores=self.keep_scores)
         (attached,) = engine.collective_rpc(attach, args=(make,))
         try:
-            outputs = engine.generate(
-                [{"prompt_token_ids": list(prompt)} for prompt in prompts],
-                [self._parameters(row, request, options) for row, request in enumerate(requests)],
-                use_tqdm=False,
-                lora_request=self.backend.adapter,
+            parameters = [self._parameters(row, request, options) for row, request in enumerate(requests)]
+            samples = run_engine(
+                engine,
+                prompts,
+                parameters,
+                self.backend.adapter,
+                lambda _, completion: to_sample(completion),
+                on_progress,
             )
         finally:
             attached.detach()
-        if on_progress:
-            on_progress(len(outputs), len(requests))
-        samples = [to_sample(output.outputs[0]) for output in outputs]
         states = attached.watch.scores() if self.keep_scores else [None] * len(samples)
         return [
             finished(sample, exit_at, state, self.rule)
@@ -91,11 +91,14 @@ class VLLMExits:
         self,
         requests: Sequence[SamplingRequest],
         options: SamplingOptions,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: OnProgress | None = None,
+        on_ended: OnEnded | None = None,
     ) -> list[Sample]:
-        """Sample one completion a request; the protocol of ``reason_rl.rollout.backend``."""
-        stopped = self.decode(requests, options, on_progress)
-        return [replace(done.sample, sampled=tuple(not put for put in done.forced)) for done in stopped]
+        """Sample one completion a request; the protocol of ``reason_rl.rollout.backend``, with all rows told at the end."""
+        samples = [done.marked() for done in self.decode(requests, options, on_progress)]
+        if on_ended:
+            on_ended(list(enumerate(samples)))
+        return samples
 
     def _parameters(self, row: int, request: SamplingRequest, options: SamplingOptions) -> Any:
         from vllm import SamplingParams

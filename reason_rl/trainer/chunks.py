@@ -1,8 +1,8 @@
-"""Splits a padded micro-batch into chunks of rows of like length, so that little padding is computed."""
+"""Splits a padded micro-batch into chunks of rows of like length, and leaves out rows that the loss does not depend on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,58 @@ def length_chunks(attention_mask: Tensor, completion_width: int, chunk_rows: int
         stop = prompt_width + max(1, int(lengths[rows].max()))
         chunks.append(Chunk(rows, prompt_width - int(prompts.max()), stop))
     return chunks
+
+
+@dataclass(frozen=True)
+class Needed:
+    """The rows of a micro-batch whose loss depends on the policy.
+
+    For the others the log-probabilities before the update stand in (0 where TRL keeps none), so that their ratio is 1.
+    """
+
+    rows: Tensor
+    old_logps: Tensor | None
+
+
+def needed_rows(inputs: Mapping[str, Tensor], most: Callable[[int], int]) -> Needed:
+    """Return the rows with an advantage, filled up with others to as many as the fullest process computes.
+
+    Args:
+        inputs: a micro-batch as TRL's loss gets it.
+        most: makes the largest number over all processes of this one's; they must compute alike, where weights are sharded.
+
+    >>> needed_rows({"advantages": torch.tensor([0.0, 0.5, 0.0, -0.5])}, lambda count: count + 1).rows
+    tensor([0, 1, 3])
+    """
+    moved = inputs["advantages"].flatten(1 if inputs["advantages"].dim() > 1 else 0).ne(0)
+    moved = moved.any(dim=1) if moved.dim() > 1 else moved
+    count = max(1, most(int(moved.sum())))
+    rows = moved.to(torch.int8).argsort(descending=True, stable=True)[:count].sort().values
+    return Needed(rows, inputs.get("old_per_token_logps"))
+
+
+def in_chunks_of_needed(
+    compute: Callable[[Tensor, Tensor, int], tuple[Tensor | None, ...]],
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    completion_width: int,
+    chunk_rows: int,
+    needed: Needed,
+) -> list[Tensor | None]:
+    """Apply :func:`in_chunks` to the needed rows: log-probabilities and entropies, [rows, completion width].
+
+    The entropy of the others is set to the mean over the needed ones' tokens, which leaves the logged mean that of these.
+    """
+    rows = needed.rows
+    logps, entropies = in_chunks(compute, input_ids[rows], attention_mask[rows], completion_width, chunk_rows)
+    assert logps is not None
+    old = torch.zeros(len(input_ids), completion_width, dtype=logps.dtype, device=logps.device)
+    whole = (old if needed.old_logps is None else needed.old_logps.to(logps.dtype)).index_copy(0, rows, logps)
+    if entropies is None:
+        return [whole, None]
+    mask = attention_mask[rows, -completion_width:]
+    mean = (entropies.detach() * mask).sum() / mask.sum().clamp(min=1)
+    return [whole, torch.full_like(whole, mean.item()).index_copy(0, rows, entropies)]
 
 
 def in_chunks(

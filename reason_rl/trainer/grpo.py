@@ -23,7 +23,7 @@ from reason_rl.rollout.backend import Backend, SamplingOptions
 from reason_rl.rollout.batch import RolloutBatch
 from reason_rl.rollout.grading import Grader, Moment
 from reason_rl.rollout.weights import check_readable
-from reason_rl.trainer.chunks import in_chunks
+from reason_rl.trainer.chunks import Needed, in_chunks, in_chunks_of_needed, needed_rows
 from reason_rl.trainer.compat import check_trl
 from reason_rl.trainer.composition import Composition
 from reason_rl.trainer.extra_loss import ExtraLoss
@@ -75,6 +75,7 @@ class ReasonGRPOTrainer(GRPOTrainer):
         sampling: SamplingOptions,
         on_rollout: Any = None,
         chunk_rows: int | None = None,
+        skip_zero_advantage: bool = False,
         sampled_logps: bool = False,
         allowance_tokens: int | None = None,
         references: Mapping[str, Reference] | None = None,
@@ -85,7 +86,8 @@ class ReasonGRPOTrainer(GRPOTrainer):
         check_trl()
         self.extra_loss = extra_loss
         self.chunk_rows, self.allowance_tokens = chunk_rows, allowance_tokens
-        self.sampled_logps = sampled_logps
+        self.sampled_logps, self.skip_zero_advantage = sampled_logps, skip_zero_advantage
+        self._needed: Needed | None = None
         self._sampler_logps: list[list[float]] | None = None
         self.composition, self.grader = composition, grader
         self.store = start_store(composition.policies, references)
@@ -181,6 +183,8 @@ class ReasonGRPOTrainer(GRPOTrainer):
 
     def _policy_loss(self, model: Any, inputs: Output, return_outputs: bool, num_items_in_batch: Any) -> Tensor:
         """Add the k2 form of the KL term, which TRL lacks."""
+        if self.skip_zero_advantage and self.model.training and not self.aux_loss_enabled:
+            self._needed = needed_rows(inputs, self._most)
         if self.composition.kl_type == "k3" or self.args.beta == 0.0:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         beta = float(self.args.beta)
@@ -205,23 +209,26 @@ class ReasonGRPOTrainer(GRPOTrainer):
             known, self._sampler_logps = padded_logps(self._sampler_logps, logits_to_keep), None
             return known.to(input_ids.device), None, None
         compute = super()._get_per_token_logps_and_entropies
-        if self.chunk_rows is None:
+        needed, self._needed = self._needed, None
+        if self.chunk_rows is None and needed is None:
             result = compute(model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs)
         elif kwargs.get("compute_aux_loss"):
             raise RunError("update.chunk_rows: the load-balancing loss of a mixture of experts needs whole batches")
         else:
-            logps, entropies = in_chunks(
-                lambda ids, mask, width: compute(model, ids, mask, width, **kwargs)[:2],
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                self.chunk_rows,
-            )
+            parts = (input_ids, attention_mask, logits_to_keep, self.chunk_rows or len(input_ids))
+
+            def part(ids: Tensor, mask: Tensor, width: int) -> Any:
+                return compute(model, ids, mask, width, **kwargs)[:2]
+
+            logps, entropies = in_chunks_of_needed(part, *parts, needed) if needed else in_chunks(part, *parts)
             assert logps is not None
             result = (logps, entropies, None)
         if result[0].requires_grad:
             self._policy_logps = result[0]
         return result
+
+    def _most(self, count: int) -> int:
+        return int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).max())
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Stop before the weights are touched when the loss is not finite."""

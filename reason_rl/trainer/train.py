@@ -27,7 +27,7 @@ from reason_rl.models import (
 from reason_rl.problem.prompt import check_context, longest_variant, render_prompts, to_dataset
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
-from reason_rl.recipe.checks import updates_per_generation
+from reason_rl.recipe.checks import needs_all_rows, updates_per_generation
 from reason_rl.rollout.grading import Grader
 from reason_rl.rollout.processes import one_message_when_another_is_gone
 from reason_rl.stopping.rollouts import rollout_backend
@@ -163,6 +163,7 @@ def _build(
         backend=backend,
         sampling=sampling_options(recipe),
         chunk_rows=recipe.update.chunk_rows,
+        skip_zero_advantage=skips_zero_advantage(recipe),
         sampled_logps=recipe.update.old_logps == "sampled",
         allowance_tokens=recipe.rollout.allowance_tokens,
         references=starting_references(recipe, run, engine),
@@ -175,6 +176,12 @@ def _build(
     backend.follow(trainer.accelerator.unwrap_model(trainer.model), still=still)
     callback.trainer = trainer
     return trainer, callback
+
+
+def skips_zero_advantage(recipe: Recipe) -> bool:
+    """Tell whether rows without an advantage are left out of the update."""
+    asked = recipe.update.skip_zero_advantage
+    return not needs_all_rows(recipe) if asked is None else asked
 
 
 def extra_loss(recipe: Recipe, model: Any, sharded: bool) -> ExtraLoss | None:

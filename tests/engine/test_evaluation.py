@@ -31,47 +31,65 @@ def recipe():
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Count the problems sampled, and die at the third piece while ``fatal``."""
-    asked = {"problems": [], "fatal": False}
-    sample = run.evaluate_model
+    """Count the rows that end, and die when the twelfth has been written while ``fatal``."""
+    ended = {"rows": [], "fatal": False}
+    sample = run.sample_trials
 
-    def counting(backend, grader, problems, *rest):
-        if asked["fatal"] and len(asked["problems"]) >= 8:
-            raise Killed
-        asked["problems"] += [problem.id for problem in problems]
-        return sample(backend, grader, problems, *rest)
+    def counting(backend, grader, trials, prompts, options, on_rows, on_progress):
+        def told(rows):
+            on_rows(rows)
+            ended["rows"] += [(row.problem_id, row.sample) for row in rows]
+            if ended["fatal"] and len(ended["rows"]) >= 12:
+                raise Killed
 
-    monkeypatch.setattr(run, "evaluate_model", counting)
-    return asked
+        sample(backend, grader, trials, prompts, options, told, on_progress)
+
+    monkeypatch.setattr(run, "sample_trials", counting)
+    return ended
 
 
 @pytest.mark.parametrize("torn", [False, True])
 def test_an_interrupted_evaluation_is_the_uninterrupted_one(recipe, counted, tmp_path, torn):
     whole = run.evaluate(recipe, None, tmp_path / "whole.jsonl")
-    assert len(counted["problems"]) == 18
-    counted.update(problems=[], fatal=True)
+    assert len(counted["rows"]) == 36
+    counted.update(rows=[], fatal=True)
     out = tmp_path / "rows.jsonl"
     with pytest.raises(Killed):
         run.evaluate(recipe, None, out)
     assert not out.exists()
-    first = list(counted["problems"])
+    first = list(counted["rows"])
+    assert 12 <= len(first) < 36
     if torn:
         lines = part_of(out).read_text().splitlines()
         part_of(out).write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:30])
-    counted.update(problems=[], fatal=False)
-    rows = run.evaluate(recipe, None, out)
+    counted.update(rows=[], fatal=False)
+    shown = []
+    rows = run.evaluate(recipe, None, out, lambda done, total: shown.append((done, total)))
     assert rows == whole
     assert list(read_rows(out).rows) == whole
     assert not part_of(out).exists()
-    assert (set(first) & set(counted["problems"])) == ({first[-1]} if torn else set())
+    assert set(first) & set(counted["rows"]) == ({first[-1]} if torn else set())
+    assert len(counted["rows"]) + len(first) - torn == 36
+    assert shown[0][0] >= len(first) - torn
+    assert shown[-1] == (36, 36)
+
+
+def test_a_row_says_why_it_counts_as_it_does(recipe, tmp_path):
+    rows = run.evaluate(recipe, None, tmp_path / "rows.jsonl")
+    reasons = {row.reason for row in rows}
+    assert "cut at the cap" in reasons
+    assert len(reasons) > 1
+    for row in rows:
+        assert (row.reason == "cut at the cap") == (row.finish_reason == "length")
+        assert row.correct == (row.reason == "same text")
 
 
 def test_a_finished_evaluation_is_not_made_again(recipe, counted, tmp_path):
     out = tmp_path / "rows.jsonl"
     first = run.evaluate(recipe, None, out)
-    counted["problems"].clear()
+    counted["rows"].clear()
     assert run.evaluate(recipe, None, out) == first
-    assert counted["problems"] == []
+    assert counted["rows"] == []
 
 
 def test_rows_of_another_evaluation_are_refused_and_kept(recipe, tmp_path):
@@ -98,9 +116,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(tmp_path):
     kept = [line for line in part_of(out).read_text().splitlines() if line.endswith("}")]
     assert 10 <= len(kept) < 49
     shown = subprocess.run([*command, "--json"], check=True, capture_output=True, text=True, timeout=300).stdout
-    lines = out.read_text().splitlines()
-    whole = len(kept) - (len(kept) - 1) % 2  # a problem with one of its two samples is asked again
-    assert lines[:whole] == kept[:whole]
+    assert set(kept) <= set(out.read_text().splitlines())  # header and rows, as they were
     rows = read_rows(out).rows
     assert len({(row.problem_id, row.sample) for row in rows}) == len(rows) == 48
     assert len({row.prompt_hash for row in rows}) == 24

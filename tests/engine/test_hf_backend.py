@@ -167,6 +167,19 @@ def test_a_prompt_that_does_not_fit_is_refused(make_llama):
         backend(make_llama()).generate([SamplingRequest(tuple(range(10, 17)), 250, 0)], GREEDY)
 
 
+def test_rows_are_told_as_they_end(make_llama):
+    model, asked, ends = make_llama(), requests(30, max_tokens=40), tuple(range(20, 30))
+    told, steps = [], []
+    hook = model.register_forward_pre_hook(lambda *_: steps.append(None))
+    samples = backend(model, rows=8, eos=ends).generate(
+        asked, SamplingOptions(), on_ended=lambda rows: told.append((len(steps), rows))
+    )
+    hook.remove()
+    assert sorted(row for _, rows in told for row in rows) == list(enumerate(samples))
+    assert told[0][0] < len(steps) / 4
+    assert len(told) > 10
+
+
 def test_not_only_llama():
     torch.manual_seed(0)
     config = Qwen2Config(

@@ -117,6 +117,24 @@ def test_rows_keep_their_budget_seed_and_finish_reason(full, asked, tokenizer):
 
 
 @needs_vllm
+def test_rows_are_told_as_they_end_and_an_interruption_leaves_nothing_behind(full, asked):
+    full.sync_weights(0)
+    told, shown = [], []
+    samples = full.generate(asked, SAMPLED, lambda done, total: shown.append((done, total)), told.append)
+    assert sorted(row for rows in told for row in rows) == list(enumerate(samples))
+    assert len(told) > 1
+    assert shown[-1] == (len(asked), len(asked))
+
+    def interrupt(rows):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        full.generate(asked, SAMPLED, None, interrupt)
+    assert not full.engine.llm_engine.has_unfinished_requests()
+    assert full.generate(asked, SAMPLED) == samples
+
+
+@needs_vllm
 def test_greedy_rollouts_are_those_of_the_hf_engine(full, asked, tokenizer):
     full.sync_weights(0)
     hf = HFBackend(full.model, full.eos_token_ids, tokenizer.pad_token_id)
@@ -281,16 +299,19 @@ class SleepingEngine:
     def reset_prefix_cache(self):
         self.asked.append("cache")
 
-    def generate(self, prompts, parameters, **_):
+    def enqueue(self, prompts, parameters, **_):
         assert not self.asleep
         self.asked.append("generate")
-        return [self.reply] * len(prompts)
+        return [f"{40 + row}-tail" for row in range(len(prompts))]
+
+    def step(self):
+        return [self.reply]
 
 
 def test_an_engine_that_sleeps_is_woken_for_weights_and_rollouts(make_llama, monkeypatch):
     chosen = type("Logprob", (), {"logprob": -0.5})
     output = type("Output", (), {"finish_reason": "stop", "token_ids": [5], "logprobs": [{5: chosen}]})
-    engine = SleepingEngine(type("Request", (), {"outputs": [output]}))
+    engine = SleepingEngine(type("Request", (), {"outputs": [output], "request_id": "40", "finished": True}))
     monkeypatch.setitem(sys.modules, "vllm", type("vllm", (), {"SamplingParams": dict}))
     backend = VLLMBackend(engine, make_llama(), [1], sleeps=True)
     backend.sync_weights(0)

@@ -274,11 +274,15 @@ def test_an_answer_is_itself(text):
 def test_ten_thousand_strings_neither_hang_the_algebra_nor_fill_the_memory(verifier, texts):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.monotonic()
-    verdicts = verifier.judge(texts, ["5"] * len(texts))
+    verdicts = verifier.judge(
+        [*texts, "x+x+1"], [*["5"] * len(texts), "2x+1"]
+    )  # the last needs the algebra: a process runs
     assert all(verdict.correct in (True, False, None) for verdict in verdicts)
+    assert verdicts[-1].correct
     assert time.monotonic() - started < 5.0 * len(texts)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < worker.MEMORY_BYTES / 1024
+    limits = {resource.prlimit(member.process.pid, resource.RLIMIT_AS) for member in verifier._pool.workers}
+    assert limits == {(worker.MEMORY_BYTES, worker.MEMORY_BYTES)}
 
 
 def test_rows_come_back_in_order_with_verdict_and_reason(tmp_path):

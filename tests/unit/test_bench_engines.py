@@ -15,8 +15,12 @@ from reason_rl.bench.engines import (
     prepared,
 )
 from reason_rl.bench.speed import Workload, measure
-from reason_rl.bench.stock import time_to_goal
+from reason_rl.bench.stock import RECIPE, SHORTER, goal, time_to_goal
+from reason_rl.evaluate import run as evaluation
+from reason_rl.evaluate.records import EvalRow, write_rows
 from reason_rl.models import TINY_REASONER
+from reason_rl.recipe.load import load_recipe
+from reason_rl.run_folder import RunFolder
 
 
 def test_pairs_found_are_kept_and_the_ratio_is_of_tokens_a_second(tmp_path):
@@ -75,3 +79,38 @@ def test_time_to_goal_is_against_the_faster_length_reward_that_gets_there(ours, 
     table = {k: {"seconds_to_goal": {"mean": v, "missing": int(v is None)}} for k, v in values.items()}
     found = time_to_goal(table)
     assert (found["best_stock"], found["ratio_vs_trl"]) == (best, ratio)
+
+
+def eval_rows(right, tokens, samples=2):
+    """Return rows of ten problems: the share that is right, and the tokens of each."""
+    return [
+        EvalRow(f"p{i}", 1, None, k, 0, "", "", "1", "1", i < 10 * right, tokens, tokens - 1, 1, "stop")
+        for i in range(10)
+        for k in range(samples)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("third", "reached", "looked_at"),
+    [((0.8, 50), 30.0, 3), ((0.7, 50), 40.0, 4), ((0.8, 51), 40.0, 4)],
+)
+def test_the_goal_is_half_the_tokens_at_the_accuracy_of_the_start(tmp_path, monkeypatch, third, reached, looked_at):
+    """Sample 2 of the start is another model's: a checkpoint is compared on the samples that it has."""
+    run, recipe = RunFolder(tmp_path), load_recipe(RECIPE, SHORTER).recipe
+    measured = {16: (0.9, 90), 32: (0.6, 40), 48: third, 64: (0.8, 40), 128: (0.8, 40)}
+    for step in measured:
+        (run.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+    header = dict.fromkeys(("model", "max_tokens", "temperature", "top_p", "top_k", "samples", "seed"), 1)
+    others = [row for row in eval_rows(0.0, 9, samples=4) if row.sample > 1]
+    write_rows(tmp_path / "before.jsonl", header, [*eval_rows(0.8, 100), *others])
+
+    def evaluate(asked, folder, out):
+        assert asked.eval.samples == 2
+        return eval_rows(*measured[int(folder.name.split("-")[1])])
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    history = [{"step": step, "seconds": step / 1.6} for step in range(8, 136, 8)]
+    found = goal(recipe, run, history, tmp_path / "before.jsonl")
+    assert found["seconds_to_goal"] == reached
+    assert [point["step"] for point in found["goal_points"]] == list(measured)[:looked_at]
+    assert found["goal_points"][0] == {"step": 16, "seconds": 10.0, "accuracy": 0.9, "completion_tokens": 90.0}

@@ -1,6 +1,6 @@
 """The decoding loop, the generate adapter and budget forcing, on random tiny Llamas."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -63,6 +63,13 @@ def test_an_idle_policy_writes_what_the_trainers_backend_writes(backend):
         assert [s.finish_reason for s in ours] == [s.finish_reason for s in theirs]
         for a, b in zip(ours, theirs, strict=True):
             assert a.logps == pytest.approx(b.logps, abs=1e-4)
+
+
+def test_rows_are_told_as_they_end(backend):
+    told = []
+    samples = replace(backend, max_batch_rows=4).generate(requests(10), SamplingOptions(), on_ended=told.append)
+    assert sorted(row for rows in told for row in rows) == list(enumerate(samples))
+    assert len(told) > 2
 
 
 def test_rows_do_not_depend_on_their_neighbours(backend):

@@ -11,7 +11,7 @@ from reason_rl.rollout.backend import SamplingOptions, SamplingRequest
 from reason_rl.stopping.cues import Cues
 from reason_rl.stopping.generate import StoppingBackend
 from reason_rl.stopping.probe import Probe
-from reason_rl.stopping.rule import Ask, Elicitor, Exit, Insert, Look, StopPolicy, Trial
+from reason_rl.stopping.rule import Ask, Elicitor, Exit, Insert, Look, Score, StopPolicy, Trial
 from reason_rl.stopping.rules.concise_hint import ConciseHint, interval
 from reason_rl.stopping.rules.consistency import DYNASOR, AnswerConsistency, certaindex
 from reason_rl.stopping.rules.deer import Deer
@@ -36,15 +36,13 @@ def run_script(rule, drawn, trials=(), features=None):
         state, action = rule.decide(state, look)
         if isinstance(action, Ask):
             asked.append((len(written), action))
-            state, action = rule.decide(state, Look(*list_look(look), next(answers)))
+            state, action = rule.decide(state, look._replace(trial=next(answers)))
+        if isinstance(action, Score):
+            state, action = rule.decide(state, look._replace(score=float(action.probe.score(look.features[None])[0])))
         if isinstance(action, Exit):
             return written, asked, len(written)
         written += action.ids if isinstance(action, Insert) else [token]
     return written, asked, None
-
-
-def list_look(look):
-    return look.token_ids, look.think_tokens, look.drawn, look.features
 
 
 def answered(*tokens, p=0.5):

@@ -11,7 +11,7 @@ from torch import nn
 from reason_rl.errors import RunError
 from reason_rl.stopping.cues import Cues
 from reason_rl.stopping.probe import Probe
-from reason_rl.stopping.rule import Elicitor, Exit, Look
+from reason_rl.stopping.rule import Elicitor, Exit, Look, Score
 from reason_rl.stopping.rules.probe_exit import ProbeExit
 from reason_rl.stopping.thinking import ThinkTokens
 from reason_rl.stopping.vllm_tap import ROW, TapV1, TapV2
@@ -33,7 +33,10 @@ def by_the_rule(prompt, stream, features, logits, rule):
         n = len(written)
         if thinking and exit_at is None:
             look = Look(written, count, stream[n], features[n])
-            if isinstance(rule.decide((), look)[1], Exit):
+            action = rule.decide((), look)[1]
+            if isinstance(action, Score):
+                action = rule.decide((), look._replace(score=float(PROBE.score(features[n][None])[0])))[1]
+            if isinstance(action, Exit):
                 exit_at = n
         if exit_at is None:
             token = stream[n]

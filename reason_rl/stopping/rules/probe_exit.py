@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reason_rl.stopping.cues import Cues
 from reason_rl.stopping.probe import Probe
-from reason_rl.stopping.rule import GO, Action, Elicitor, Look
+from reason_rl.stopping.rule import GO, Action, Elicitor, Look, Score
 
 Scored = tuple[tuple[int, float], ...]
 
@@ -41,11 +41,11 @@ class ProbeExit:
 
     def decide(self, state: Scored, look: Look) -> tuple[Scored, Action]:
         """Score a cue, and exit above the threshold."""
-        if look.think_tokens < self.min_think_tokens or not self.cues.at(look.token_ids, look.think_tokens):
-            return state, GO
-        score = look.score(self.probe)
-        state = (*state, (len(look.token_ids), score))
-        return state, self.elicitor.exit() if score > self.threshold else GO
+        if look.score is not None:
+            state = (*state, (len(look.token_ids), look.score))
+            return state, self.elicitor.exit() if look.score > self.threshold else GO
+        asked = look.think_tokens >= self.min_think_tokens and self.cues.at(look.token_ids, look.think_tokens)
+        return state, Score(self.probe) if asked else GO
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class QExit:
 
     def decide(self, state: float, look: Look) -> tuple[float, Action]:
         """Multiply in the score of a cue, and exit above the quantile."""
-        if not self.cues.at(look.token_ids, look.think_tokens):
-            return state, GO
-        left = state * (1 - look.score(self.probe))
-        return left, self.elicitor.exit() if 1 - left > self.quantile else GO
+        if look.score is not None:
+            left = state * (1 - look.score)
+            return left, self.elicitor.exit() if 1 - left > self.quantile else GO
+        return state, Score(self.probe) if self.cues.at(look.token_ids, look.think_tokens) else GO
