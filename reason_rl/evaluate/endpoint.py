@@ -122,7 +122,6 @@ def _ask(
     options: EvalOptions,
     trials: Sequence[Trial],
     on_rows: OnRows,
-    on_progress: OnProgress | None,
 ) -> None:
     """Ask for one completion a trial, and hand over its row when it is there."""
     requests = [
@@ -136,8 +135,7 @@ def _ask(
     client.complete(
         requests,
         SamplingOptions(options.temperature, options.top_p, options.top_k),
-        on_progress,
-        lambda ended: on_rows([make.row(trials[i], requests[i], reply) for i, reply in ended]),
+        on_ended=lambda ended: on_rows([make.row(trials[i], requests[i], reply) for i, reply in ended]),
     )
 
 

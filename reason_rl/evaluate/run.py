@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -54,7 +53,7 @@ class Trial(NamedTuple):
         return self.problem.id, self.sample
 
 
-SampleSome: TypeAlias = Callable[[Sequence[Trial], OnRows, OnProgress | None], None]
+SampleSome: TypeAlias = Callable[[Sequence[Trial], OnRows], None]
 
 
 def all_trials(problems: Sequence[Problem], samples: int) -> list[Trial]:
@@ -187,15 +186,16 @@ def complete_rows(
     rows = {(row.problem_id, row.sample): row for row in start_rows(out, header)}
     trials = all_trials(problems, header["samples"])
     missing = [trial for trial in trials if trial.key not in rows]
-    found = len(trials) - len(missing)
 
     def keep(new: Sequence[EvalRow]) -> None:
         append_rows(out, new)
         rows.update({(row.problem_id, row.sample): row for row in new})
+        if on_progress:
+            on_progress(len(rows), len(trials))
 
     if missing:
         with opened as sample:
-            sample(missing, keep, on_progress and (lambda done, _: on_progress(found + done, len(trials))))
+            sample(missing, keep)
     whole = [rows[trial.key] for trial in trials]
     if not out.exists():
         finish_rows(out, header, whole)
@@ -234,19 +234,13 @@ def _in_pieces(
 ) -> SampleSome:
     """Return what samples trials a few batches at a time."""
 
-    def sample(trials: Sequence[Trial], on_rows: OnRows, on_progress: OnProgress | None) -> None:
+    def sample(trials: Sequence[Trial], on_rows: OnRows) -> None:
         size = PIECE_BATCHES * batch_rows
         for first in range(0, len(trials), size):
             some = trials[first : first + size]
-            progress = on_progress and partial(_later, on_progress, first, len(trials))
-            prompts = prompts_of([trial.problem for trial in some])
-            sample_trials(backend, grader, some, prompts, options, on_rows, progress)
+            sample_trials(backend, grader, some, prompts_of([trial.problem for trial in some]), options, on_rows)
 
     return sample
-
-
-def _later(on_progress: OnProgress, first: int, total: int, done: int, _: int) -> None:
-    on_progress(first + done, total)
 
 
 def _engine_stop(recipe: Recipe, model: Any, tokenizer: Any) -> Any:

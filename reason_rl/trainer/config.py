@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig
-from transformers import SchedulerType
+from transformers import AutoModelForCausalLM, SchedulerType
 from transformers.training_args import OptimizerNames
 from trl import GRPOConfig
 
@@ -23,7 +24,7 @@ from reason_rl.algorithm.store import Policy
 from reason_rl.algorithm.summaries import SummaryRule
 from reason_rl.algorithm.targets import make_targets
 from reason_rl.errors import RecipeError
-from reason_rl.models import end_think_id, load_tokenizer
+from reason_rl.models import end_think_id, load_config, load_tokenizer
 from reason_rl.problem.record import PLAIN
 from reason_rl.rollout.backend import SamplingOptions
 from reason_rl.trainer.composition import AdvantageRule, Composition, FilterRule
@@ -107,6 +108,28 @@ def lora_config(recipe: Recipe) -> LoraConfig | None:
     if recipe.lora is None:
         return None
     return LoraConfig(**{"task_type": "CAUSAL_LM", **dict(recipe.lora)})
+
+
+def check_lora(recipe: Recipe) -> None:
+    """Raise RecipeError for a target module that the model does not have; peft goes on when another one is there."""
+    targets = None if recipe.lora is None else recipe.lora.get("target_modules")
+    if not targets or targets == "all-linear":
+        return
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            load_config(recipe.model), trust_remote_code=recipe.model.trust_remote_code
+        )
+    modules = [name for name, _ in model.named_modules()]
+    for target in [targets] if isinstance(targets, str) else targets:
+        # A single string is a regular expression to peft, a list holds ends of names.
+        pattern = target if isinstance(targets, str) else rf"(.*\.)?{re.escape(target)}"
+        if not any(re.fullmatch(pattern, name) for name in modules):
+            linear = {
+                name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
+            }
+            near = difflib.get_close_matches(target, linear, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(linear))}"
+            raise RecipeError(f"lora.target_modules: {recipe.model.path} has no module {target}; {hint}")
 
 
 def sampling_options(recipe: Recipe) -> SamplingOptions:

@@ -16,6 +16,7 @@ from reason_rl.models import resolve_model
 from reason_rl.recipe.schema import EvalSection
 from reason_rl.rollout.processes import one_message_when_another_is_gone
 from reason_rl.trainer.callbacks import COMPLETE_FILE
+from reason_rl.trainer.config import check_lora
 from reason_rl.trainer.train import TrainResult, disk_errors, resume_point, step_of
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ METRIC_NAMES = {
 
 
 def check_models(recipe: Recipe) -> None:
-    """Raise RecipeError for a further model that the recipe names and that is not there."""
+    """Raise RecipeError for a further model, or a module of its own, that the recipe names and that is not there."""
+    if recipe.task != "merge":
+        check_lora(recipe)
     named = {f"pairs.{style}": getattr(recipe.pairs, style, None) for style in ("long", "short")}
     named["turns.model"] = recipe.turns.model if recipe.turns else None
     if recipe.merge is not None:

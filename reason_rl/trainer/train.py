@@ -42,6 +42,7 @@ from reason_rl.trainer.callbacks import (
 )
 from reason_rl.trainer.composition import Composition
 from reason_rl.trainer.config import (
+    check_lora,
     check_names,
     check_thinking_is_open,
     composition,
@@ -122,6 +123,7 @@ def training_inputs(recipe: Recipe) -> Inputs:
         RecipeError: for what training cannot use.
     """
     check_names(recipe.trainer)
+    check_lora(recipe)
     tokenizer = load_tokenizer(recipe.model)
     think_id = end_think_id(tokenizer, recipe.model.end_think_token)
     problems = training_problems(recipe)

@@ -35,14 +35,14 @@ def counted(monkeypatch):
     ended = {"rows": [], "fatal": False}
     sample = run.sample_trials
 
-    def counting(backend, grader, trials, prompts, options, on_rows, on_progress):
+    def counting(backend, grader, trials, prompts, options, on_rows):
         def told(rows):
             on_rows(rows)
             ended["rows"] += [(row.problem_id, row.sample) for row in rows]
             if ended["fatal"] and len(ended["rows"]) >= 12:
                 raise Killed
 
-        sample(backend, grader, trials, prompts, options, told, on_progress)
+        sample(backend, grader, trials, prompts, options, told)
 
     monkeypatch.setattr(run, "sample_trials", counting)
     return ended

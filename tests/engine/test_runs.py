@@ -238,6 +238,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_intact(tmp_path):
         (["algorithm.budget.tokens=510"], "do not fit into the model's context of 512"),
         (["trainer.optim=adamw_torc"], "trainer.optim: there is no adamw_torc; did you mean adamw_torch?"),
         (["model.path=tiny-reasoner", "trainer.lr_scheduler_type=constnt"], "did you mean constant?"),
+        (["lora={r: 4, target_modules: [v_proj, q_prj]}"], "tiny-reasoner has no module q_prj; did you mean q_proj?"),
+        (["lora={r: 4, target_modules: '.*attn_q.*'}"], "has no module .*attn_q.*; there are down_proj, gate_proj"),
     ],
 )
 def test_what_training_refuses_is_refused_before_the_evaluation(tmp_path, monkeypatch, changes, message):
