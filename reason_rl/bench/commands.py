@@ -199,6 +199,7 @@ def bench_rpa(
     out: Annotated[Path, typer.Option(help="Results, one JSON line a run; runs found there are not repeated.")],
     seeds: Annotated[int, typer.Option(min=2, help="Training seeds.")] = 3,
     pictures: Annotated[Path | None, typer.Option(help="Folder that pictures of the results go to, as PNG.")] = None,
+    workers: Workers = 1,
     as_json: AsJson = False,
 ) -> None:
     """The RPA prior as an attention bias against none: language modelling from scratch at equal updates."""
@@ -206,7 +207,7 @@ def bench_rpa(
     from reason_rl.bench.rpa import compare_priors
     from reason_rl.bench.rpa_pictures import draw_pictures
 
-    table = compare_priors(out, seeds, say)
+    table = compare_priors(out, seeds, workers, say)
     if pictures is not None:
         draw_pictures(read_results(out), pictures)
     emit(table, as_json, json.dumps(table, indent=2))

@@ -240,10 +240,10 @@ def prior_jobs(rates: dict[str, float], seeds: Sequence[int]) -> list[Job]:
     return [PriorJob(variant, seed, rates[sides[variant]]) for seed in seeds for variant in VARIANTS]
 
 
-def compare_priors(out: Path, seeds: int, say: Say) -> dict[str, Any]:
+def compare_priors(out: Path, seeds: int, workers: int, say: Say) -> dict[str, Any]:
     """Make what is missing in ``out`` and return, a variant: mean cross-entropies and their differences to stock."""
-    rates = chosen_rates(run_jobs(rate_jobs(), out, 1, say))
-    rows = run_jobs(prior_jobs(rates, range(seeds)), out, 1, say)
+    rates = chosen_rates(run_jobs(rate_jobs(), out, workers, say))
+    rows = run_jobs(prior_jobs(rates, range(seeds)), out, workers, say)
     table: dict[str, Any] = {"rates": rates}
     for variant in VARIANTS:
         mine, base = ([row for row in rows if row["variant"] == name] for name in (variant, BASE))

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,20 +51,27 @@ def drop_incomplete(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-class RunCallback(TrainerCallback):
-    """Writes ``metrics.jsonl``, seals checkpoints with the algorithm's state, and collects the doctor's advice."""
+class MetricsCallback(TrainerCallback):
+    """Writes ``metrics.jsonl``, one row a logging step, and marks checkpoints that are whole and finite.
 
-    def __init__(self, metrics_file: Path, resumed_step: int = 0) -> None:
-        self.metrics_file = metrics_file
-        self.trainer: ReasonGRPOTrainer | None = None
-        self.history: list[dict[str, Any]] = []
-        self.warned: set[str] = set()
-        self.started = time.monotonic()
-        if metrics_file.exists():
-            rows = [json.loads(line) for line in metrics_file.read_text().splitlines()]
-            self.history = [row for row in rows if row["step"] <= resumed_step]
-        self.seconds_before = self.history[-1]["seconds"] if self.history else 0.0
+    Args:
+        metrics_file: rows after ``resumed_step`` are dropped from it.
+        resumed_step: the step that training goes on from.
+        names: what the trainer logs, and the name it goes by in a row.
+    """
+
+    def __init__(self, metrics_file: Path, resumed_step: int, names: Mapping[str, str]) -> None:
+        self.metrics_file, self.names = metrics_file, names
+        lines = metrics_file.read_text().splitlines() if metrics_file.exists() else []
+        self.history: list[dict[str, Any]] = [row for row in map(json.loads, lines) if row["step"] <= resumed_step]
         metrics_file.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+        self.before = self.history[-1]["seconds"] if self.history else 0.0
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those of an interrupted run included."""
+        return round(self.before + time.monotonic() - self.started, 2)
 
     def on_log(
         self,
@@ -77,42 +84,68 @@ class RunCallback(TrainerCallback):
         """Append one row a logging step."""
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
-        row: dict[str, Any] = {"step": state.global_step, "seconds": self._seconds()}
+        row: dict[str, Any] = {"step": state.global_step, "seconds": self.seconds}
         row |= {key.removeprefix("reason/"): value for key, value in logs.items() if key.startswith("reason/")}
-        row |= {ours: logs[theirs] for theirs, ours in METRIC_NAMES.items() if theirs in logs}
+        row |= {ours: logs[theirs] for theirs, ours in self.names.items() if theirs in logs}
         self.history.append(row)
         with self.metrics_file.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write, last of all, the marker that makes the checkpoint count."""
+        if not state.is_world_process_zero:
+            return
+        parameters = kwargs["model"].named_parameters()
+        bad = [name for name, p in parameters if p.requires_grad and not torch.isfinite(p).all()]
+        if bad:
+            raise RunError(
+                f"weights are not finite at step {state.global_step} ({bad[0]}); the checkpoint before is good"
+            )
+        marker = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE_FILE
+        part = marker.with_name(marker.name + ".part")
+        part.write_text(json.dumps({"step": state.global_step}))
+        part.rename(marker)
+
+
+class RunCallback(MetricsCallback):
+    """Adds the algorithm's state to checkpoints, and gives the doctor's advice."""
+
+    def __init__(self, metrics_file: Path, resumed_step: int = 0) -> None:
+        super().__init__(metrics_file, resumed_step, METRIC_NAMES)
+        self.trainer: ReasonGRPOTrainer | None = None
+        self.warned: set[str] = set()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Append one row a logging step, and warn in words, once a warning."""
+        super().on_log(args, state, control, logs, **kwargs)
         for line in advice(self.history):
             if line not in self.warned:
                 self.warned.add(line)
                 print(f"warning: step {state.global_step}: {line}", file=sys.stderr, flush=True)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Add the algorithm's state and, last of all, the marker that makes the checkpoint count."""
+        """Add the algorithm's state before the checkpoint is marked; all ranks take part."""
         trainer = self.trainer
         if trainer is None:
             return
         ahead = trainer.rollouts_ahead()
         if not state.is_world_process_zero:
             return
-        bad = [name for name, p in trainer.model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
-        if bad:
-            raise RunError(
-                f"weights are not finite at step {state.global_step} ({bad[0]}); the checkpoint before is good"
-            )
-        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        position = trainer.refill.position
-        saved = {"refill_position": position, "store": to_json(trainer.store), **trainer.algorithm_state}
-        if any(ahead):
-            saved["ahead"] = ahead
-        (folder / STATE_FILE).write_text(json.dumps(saved))
-        marker = folder / (COMPLETE_FILE + ".part")
-        marker.write_text(json.dumps({"step": state.global_step}))
-        marker.rename(folder / COMPLETE_FILE)
-
-    def _seconds(self) -> float:
-        return round(self.seconds_before + time.monotonic() - self.started, 2)
+        saved = {
+            "refill_position": trainer.refill.position,
+            "store": to_json(trainer.store),
+            **trainer.algorithm_state,
+            **({"ahead": ahead} if any(ahead) else {}),
+        }
+        (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / STATE_FILE).write_text(json.dumps(saved))
+        super().on_save(args, state, control, **kwargs)
 
 
 def restore_algorithm_state(trainer: ReasonGRPOTrainer, checkpoint: Path) -> None:

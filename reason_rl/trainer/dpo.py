@@ -12,10 +12,10 @@ from trl import DPOConfig, DPOTrainer
 from reason_rl.errors import RecipeError
 from reason_rl.models import load_model, load_tokenizer
 from reason_rl.problem.prompt import render_prompts
+from reason_rl.trainer.callbacks import MetricsCallback
 from reason_rl.trainer.compat import check_signatures
 from reason_rl.trainer.config import lora_config
 from reason_rl.trainer.offline import (
-    OfflineCallback,
     config_fields,
     fit,
     make_merge,
@@ -68,7 +68,7 @@ def train_dpo(
     if len(dataset) < len(pairs):
         say(f"{len(pairs) - len(dataset)} pairs are left out, for max_length would cut what is preferred")
 
-    def make(callback: OfflineCallback) -> PairsTrainer:
+    def make(callback: MetricsCallback) -> PairsTrainer:
         args = DPOConfig(**config_fields(recipe, run.checkpoints))
         shared = recipe.lora is not None or args.precompute_ref_log_probs
         return PairsTrainer(

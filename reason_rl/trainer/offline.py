@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback
 
-from reason_rl.errors import RecipeError, RunError
+from reason_rl.errors import RecipeError
 from reason_rl.models import resolve_model
 from reason_rl.recipe.schema import EvalSection
 from reason_rl.rollout.processes import one_message_when_another_is_gone
-from reason_rl.trainer.callbacks import COMPLETE_FILE
+from reason_rl.trainer.callbacks import MetricsCallback
 from reason_rl.trainer.config import check_lora
 from reason_rl.trainer.train import TrainResult, disk_errors, resume_point, step_of
 
@@ -134,54 +132,7 @@ def one_process_made(what: Path, processes: int) -> None:
         )
 
 
-class OfflineCallback(TrainerCallback):
-    """Writes ``metrics.jsonl``, and marks checkpoints that are whole and finite."""
-
-    def __init__(self, metrics_file: Path, resumed_step: int) -> None:
-        self.metrics_file = metrics_file
-        lines = metrics_file.read_text().splitlines() if metrics_file.exists() else []
-        self.history = [row for row in map(json.loads, lines) if row["step"] <= resumed_step]
-        self.before = self.history[-1]["seconds"] if self.history else 0.0
-        self.started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training, those of an interrupted run included."""
-        return round(self.before + time.monotonic() - self.started, 2)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Append one row a logging step."""
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
-            return
-        row = {"step": state.global_step, "seconds": self.seconds}
-        self.history.append(row | {ours: logs[theirs] for theirs, ours in METRIC_NAMES.items() if theirs in logs})
-        self.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in self.history))
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write, last of all, the marker that makes the checkpoint count."""
-        if not state.is_world_process_zero:
-            return
-        bad = [
-            name for name, p in kwargs["model"].named_parameters() if p.requires_grad and not torch.isfinite(p).all()
-        ]
-        if bad:
-            raise RunError(
-                f"weights are not finite at step {state.global_step} ({bad[0]}); the checkpoint before is good"
-            )
-        marker = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE_FILE
-        part = marker.with_name(marker.name + ".part")
-        part.write_text(json.dumps({"step": state.global_step}))
-        part.rename(marker)
-
-
-def fit(make_trainer: Callable[[OfflineCallback], Any], run: RunFolder, *, resume: bool) -> TrainResult:
+def fit(make_trainer: Callable[[MetricsCallback], Any], run: RunFolder, *, resume: bool) -> TrainResult:
     """Train with one of TRL's trainers and save the model, its tokenizer and metrics into the run folder.
 
     Args:
@@ -193,7 +144,7 @@ def fit(make_trainer: Callable[[OfflineCallback], Any], run: RunFolder, *, resum
         RunError: when the disk is full, or weights stop being finite.
     """
     checkpoint = resume_point(run.checkpoints, resume)
-    callback = OfflineCallback(run.metrics, step_of(checkpoint))
+    callback = MetricsCallback(run.metrics, step_of(checkpoint), METRIC_NAMES)
     trainer = make_trainer(callback)
     trainer.remove_callback(PrinterCallback)
     with one_message_when_another_is_gone(), disk_errors(run.checkpoints):

@@ -11,9 +11,10 @@ from trl import SFTConfig, SFTTrainer
 
 from reason_rl.errors import RecipeError
 from reason_rl.models import load_model, load_tokenizer
+from reason_rl.trainer.callbacks import MetricsCallback
 from reason_rl.trainer.config import lora_config
 from reason_rl.trainer.dpo import prompts_of
-from reason_rl.trainer.offline import OfflineCallback, config_fields, fit, one_process_made
+from reason_rl.trainer.offline import config_fields, fit, one_process_made
 from reason_rl.trainer.prior_sft import PriorSFTTrainer, attach_prior
 from reason_rl.trainer.train import TrainResult, resume_point
 from reason_rl.trainer.turns import make_traces, text_ids, traces_file
@@ -49,7 +50,7 @@ def train_sft(
         )
     made: list[PriorSFTTrainer] = []
 
-    def make(callback: OfflineCallback) -> SFTTrainer:
+    def make(callback: MetricsCallback) -> SFTTrainer:
         trainer = PriorSFTTrainer(
             model=load_model(recipe.model),
             args=SFTConfig(**config_fields(recipe, run.checkpoints)),
