@@ -166,7 +166,10 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many problems only.")] = None,
     stop: Annotated[
         str | None,
-        typer.Option(help="End thinking by strength:X, budget:TOKENS, no_thinking or probe:FOLDER (engine hf)."),
+        typer.Option(
+            help="End thinking by strength:X, budget:TOKENS, no_thinking or probe:FOLDER (engine hf); a server of "
+            "reason-rl serve takes them too, and probe:RISK."
+        ),
     ] = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows decoded together (suites only).")] = 64,
     url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, up to /v1 (engine openai).")] = None,
@@ -188,8 +191,6 @@ def evaluate(
         raise RecipeError("eval: --engine openai and --url belong together; give both or neither")
     if url is not None and (adapter is not None or is_recipe(what)):
         raise RecipeError("eval: --url evaluates suites, with the adapter that the server has loaded")
-    if url is not None and stop is not None:
-        raise RecipeError("eval: --stop edits the decoding of engine hf; a server has its own")
     endpoint = Endpoint(url, model or "", concurrency, requests_per_minute) if url else None
     changes = EvalChanges(samples, cap, limit, engine.value, batch_rows, endpoint, tokenizer, stop)
     if is_recipe(what):

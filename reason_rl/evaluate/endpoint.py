@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from reason_rl.answer.extract import split_think
 from reason_rl.answer.response import answer_in
 from reason_rl.answer.verify import Verifier, make_verifier
-from reason_rl.errors import RunError
+from reason_rl.errors import RecipeError, RunError
 from reason_rl.evaluate.records import EvalRow, hash_prompt
 from reason_rl.evaluate.run import CUT, EvalOptions, OnRows, SampleSome, Trial, complete_rows, make_header
 from reason_rl.models import load_tokenizer
@@ -81,6 +81,29 @@ class TokenCounter:
         return len(self.tokenizer(text, add_special_tokens=False).input_ids)
 
 
+def stop_field(name: str | None) -> dict[str, Any] | None:
+    """Return what ``eval.stop`` asks of a server of ``reason-rl serve``, whose probe is its own: ``probe:RISK``.
+
+    >>> stop_field("strength:1.5"), stop_field("no_thinking"), stop_field("probe:0.05"), stop_field(None)
+    ({'strength': 1.5}, {'budget': 0}, {'probe': {'risk': 0.05}}, None)
+
+    Raises:
+        RecipeError: for a strength or risk that is no number.
+    """
+    if name is None:
+        return None
+    kind, _, value = name.partition(":")
+    if kind == "no_thinking":
+        return {"budget": 0}
+    if kind == "budget":
+        return {"budget": int(value)}
+    try:
+        return {"strength": float(value)} if kind == "strength" else {"probe": {"risk": float(value)}}
+    except ValueError:
+        wanted = "a risk, for the probe is the server's" if kind == "probe" else "a number"
+        raise RecipeError(f"--stop {name}: with --url, what follows {kind} is {wanted}") from None
+
+
 def evaluate_endpoint(
     recipe: Recipe, endpoint: Endpoint, tokenizer: str | None, out: Path, on_progress: OnProgress | None = None
 ) -> list[EvalRow]:
@@ -99,6 +122,7 @@ def evaluate_endpoint(
     """
     section = recipe.eval
     assert section is not None
+    stop_field(section.stop)
     options = EvalOptions(**section.model_dump(include=set(EvalOptions.__dataclass_fields__)))
     problems = load_problems(section.data)[: section.limit]
     header = make_header(recipe, endpoint.model, len(problems), "openai", url=endpoint.url, tokenizer=tokenizer)
@@ -124,11 +148,14 @@ def _ask(
     on_rows: OnRows,
 ) -> None:
     """Ask for one completion a trial, and hand over its row when it is there."""
+    assert make.recipe.eval is not None
+    stop = stop_field(make.recipe.eval.stop)
     requests = [
         ChatRequest(
             tuple(messages(problem, make.recipe.prompt)),
             options.max_tokens,
             sampling_seed(options.seed, problem.id, sample) % 2**SEED_BITS,
+            stop,
         )
         for problem, sample in trials
     ]

@@ -52,11 +52,15 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One completion to ask for; the server sees the seed's last 31 bits."""
+    """One completion to ask for; the server sees the seed's last 31 bits.
+
+    ``stop`` says how thinking is ended, as a server of ``reason-rl serve`` understands it.
+    """
 
     messages: tuple[Mapping[str, str], ...]
     max_tokens: int
     seed: int
+    stop: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -257,7 +261,8 @@ def _body(model: str, request: ChatRequest, options: SamplingOptions) -> dict[st
         "seed": request.seed % 2**SEED_BITS,
     }
     # No field of OpenAI's own; vLLM, SGLang and llama.cpp know it.
-    return body | ({"top_k": options.top_k} if options.top_k else {})
+    body |= {"top_k": options.top_k} if options.top_k else {}
+    return body | ({"stop": dict(request.stop)} if request.stop else {})
 
 
 def _json(response: httpx.Response) -> Mapping[str, Any]:

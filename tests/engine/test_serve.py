@@ -518,6 +518,20 @@ def test_eval_takes_the_server_as_any_endpoint(served, offline, tmp_path, monkey
             "length" if cut else "stop",
         )
     assert any(row.correct for row in rows)
+    with_exits = [
+        *words,
+        "--stop",
+        "probe:0.4",
+        "--samples",
+        "2",
+        "--cap",
+        str(CAP),
+        "--out",
+        str(tmp_path / "exits.jsonl"),
+    ]
+    cli.app(["eval", *with_exits], standalone_mode=False)
+    exits = read_rows(tmp_path / "exits.jsonl").rows
+    assert sum(row.completion_tokens for row in exits) < sum(row.completion_tokens for row in rows)
 
 
 def test_a_model_that_does_not_think(tmp_path):

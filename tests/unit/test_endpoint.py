@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -234,6 +235,16 @@ def test_cut_and_filtered_answers_are_wrong(serve, tmp_path):
     assert not any(row.correct for row in rows[1:])
     assert summary["samples"] == 3
     assert {body["max_tokens"] for body in server.bodies} == {32}
+
+
+def test_a_way_of_stopping_is_asked_of_the_server_and_stands_in_the_header(serve, tmp_path):
+    server, out = serve(boxed), tmp_path / "rows.jsonl"
+    changes = EvalChanges(1, 32, 2, "openai", endpoint=endpoint(server.url), stop="budget:16")
+    evaluate_suites(["smoke"], "served", None, changes, out)
+    assert [body["stop"] for body in server.bodies] == [{"budget": 16}] * 2
+    assert read_rows(out).header["stop"] == "budget:16"
+    with pytest.raises(RecipeError, match="--stop probe:here: with --url, what follows probe is a risk"):
+        evaluate_suites(["smoke"], "served", None, replace(changes, stop="probe:here"), tmp_path / "other.jsonl")
 
 
 @pytest.mark.parametrize(
