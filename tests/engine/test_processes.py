@@ -1,5 +1,6 @@
 """Two processes train to what one trains to, whole weights or sharded; a process that dies stops the other."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -113,6 +114,22 @@ def test_two_processes_train_to_what_one_trains_to(runs, kind):
     assert [row["grad_norm"] for row in ours] == pytest.approx([row["grad_norm"] for row in theirs], rel=1e-3)
     assert ours[0]["grad_norm"] > 1e-3
     assert [row["importance_ratio_mean"] for row in theirs] == pytest.approx([1.0, 1.0], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (make vllm)")
+def test_two_processes_with_an_engine_of_vllm_each_train_to_what_one_trains_to(tmp_path):
+    models, rows = [], []
+    for name, world in (("one", 1), ("two", 2)):
+        started = start(("-m", "reason_rl.cli"), tmp_path / name, world, "rollout.engine=vllm")
+        codes = [process.wait(timeout=800) for process in started]
+        assert codes == [0] * world, said(tmp_path / name, world - 1)[-3000:]
+        models.append(load_file(tmp_path / name / "model" / "model.safetensors"))
+        rows.append([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])
+    assert max(float((models[0][name] - models[1][name]).abs().max()) for name in models[0]) < 2e-6
+    for name in ("reward", "completion_tokens", "rollout_tokens"):
+        assert [row[name] for row in rows[0]] == pytest.approx([row[name] for row in rows[1]])
+    assert rows[0][0]["grad_norm"] > 1e-3
 
 
 @pytest.mark.slow
