@@ -113,7 +113,7 @@ class Row:
             self.finish = "length"
 
     def act(self, action: Action) -> None:
-        """Take an action over: queue its tokens, and for an exit limit the answer."""
+        """Take an action that writes over: queue its tokens, and for an exit limit the answer."""
         if not isinstance(action, Insert | Exit):
             return
         if not action.ids:
@@ -275,11 +275,12 @@ class Batch:
                 row.state, action = rule.decide(row.state, look)
                 if action is GO:
                     continue
-                row.act(action)
-                if isinstance(action, Ask):
-                    asks.setdefault(action, []).append(lane)
-                elif isinstance(action, Score):
+                if isinstance(action, Score):
                     wanted.setdefault(id(action.probe), (action.probe, []))[1].append(lane)
+                elif isinstance(action, Ask):
+                    asks.setdefault(action, []).append(lane)
+                else:
+                    row.act(action)
             trials, scores = {}, {}
             for ask, waiting in asks.items():
                 outcome = side_decode(self.model, self.cache, self.mask, waiting, ask)

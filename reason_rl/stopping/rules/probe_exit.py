@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from reason_rl.stopping.cues import Cues
 from reason_rl.stopping.probe import Probe
@@ -45,7 +46,11 @@ class ProbeExit:
             state = (*state, (len(look.token_ids), look.score))
             return state, self.elicitor.exit() if look.score > self.threshold else GO
         asked = look.think_tokens >= self.min_think_tokens and self.cues.at(look.token_ids, look.think_tokens)
-        return state, Score(self.probe) if asked else GO
+        return state, self._score if asked else GO
+
+    @cached_property
+    def _score(self) -> Score:
+        return Score(self.probe)
 
 
 @dataclass(frozen=True)
