@@ -14,8 +14,17 @@ FOLDER = ROOT / "eval" / "arena"
 TABLE = json.loads((FOLDER / "table.json").read_text())
 
 
+def rounded(value):
+    """Return JSON with ten digits a number: the last bits depend on the processor."""
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(part) for part in value]
+    return float(f"{value:.10g}") if isinstance(value, float) else value
+
+
 def test_the_table_is_that_of_the_cells():
-    assert json.loads(json.dumps(arena_table(made_cells(FOLDER)))) == TABLE
+    assert rounded(json.loads(json.dumps(arena_table(made_cells(FOLDER))))) == rounded(TABLE)
 
 
 def test_the_page_shows_every_method_as_the_table_has_it():
