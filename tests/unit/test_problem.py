@@ -62,7 +62,8 @@ def test_hub_data_come_from_the_local_folder_when_named(tmp_path, monkeypatch):
         load_problems(HubData(use="hub", name="org/other"))
 
 
-def test_hub_data_that_cannot_be_loaded_are_one_line():
+def test_hub_data_that_cannot_be_loaded_are_one_line(monkeypatch):
+    monkeypatch.delenv("REASON_RL_DATA", raising=False)
     with pytest.raises(RecipeError, match=r"data.name: cannot load no-such-org/no-such-set"):
         load_problems(HubData(use="hub", name="no-such-org/no-such-set"))
 
