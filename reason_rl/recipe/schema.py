@@ -432,7 +432,7 @@ class EvalSection(Section):
     seed: int = 0
     """Seed of the sampling."""
     stop: Annotated[str, AfterValidator(_way_of_stopping)] | None = None
-    """How thinking is ended (engine hf only): strength:X, budget:TOKENS, no_thinking or probe:FOLDER; null = by the model."""
+    """How thinking is ended: strength:X, budget:TOKENS, no_thinking or probe:FOLDER; null = by the model."""
     label_errors: list[LabelError] = []
     """Known label errors of the data; they change no verdict."""
     dollars_per_million_tokens: float | None = Field(default=None, ge=0)

@@ -61,8 +61,7 @@ def needed_rows(inputs: Mapping[str, Tensor], most: Callable[[int], int]) -> Nee
     >>> needed_rows({"advantages": torch.tensor([0.0, 0.5, 0.0, -0.5])}, lambda count: count + 1).rows
     tensor([0, 1, 3])
     """
-    moved = inputs["advantages"].flatten(1 if inputs["advantages"].dim() > 1 else 0).ne(0)
-    moved = moved.any(dim=1) if moved.dim() > 1 else moved
+    moved = inputs["advantages"].ne(0).view(len(inputs["advantages"]), -1).any(dim=1)
     count = max(1, most(int(moved.sum())))
     rows = moved.to(torch.int8).argsort(descending=True, stable=True)[:count].sort().values
     return Needed(rows, inputs.get("old_per_token_logps"))
