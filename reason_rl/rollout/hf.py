@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 
 from reason_rl.rollout.backend import OnEnded, OnProgress, Sample, SamplingOptions, SamplingRequest, check_context
 from reason_rl.rollout.cache import chunked_cache, join_rows, keep_rows
+from reason_rl.rollout.grouped import grouped_decoding
 from reason_rl.rollout.sampling import draw, uniforms
 from reason_rl.rollout.weights import copy_weights, still_copy
 
@@ -91,7 +92,7 @@ class HFBackend:
         order = sorted(range(len(requests)), key=lambda i: (requests[i].max_tokens, len(requests[i].prompt_ids)))
         if not order:
             return []
-        with sampling_mode(self.model):
+        with sampling_mode(self.model), grouped_decoding(self.model):
             drawn = self._decode([requests[i] for i in order], options, on_progress, _in_order(order, on_ended))
         samples = dict(zip(order, drawn, strict=True))
         return [samples[i] for i in range(len(requests))]

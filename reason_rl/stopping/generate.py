@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from reason_rl.errors import RunError
 from reason_rl.models import context_tokens
 from reason_rl.rollout.backend import OnEnded, OnProgress, Sample, SamplingOptions, SamplingRequest, check_context
+from reason_rl.rollout.grouped import grouped_decoding
 from reason_rl.rollout.hf import sampling_mode
 from reason_rl.stopping.batch import Batch, Order, Stopped
 from reason_rl.stopping.rule import StopPolicy
@@ -71,7 +72,7 @@ class StoppingBackend:
         done: dict[int, Stopped] = {}
         order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
         layers = self.policy.rule.layers if self.policy.rule else ()
-        with sampling_mode(self.model), tapped(self.model, layers) as tap:
+        with sampling_mode(self.model), grouped_decoding(self.model), tapped(self.model, layers) as tap:
             for start in range(0, len(order), self.max_batch_rows):
                 chosen = order[start : start + self.max_batch_rows]
                 orders = [Order(i, requests[i], options, self.policy) for i in chosen]

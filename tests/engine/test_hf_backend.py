@@ -204,3 +204,32 @@ def test_progress_counts_every_row_once(make_llama):
     )
     assert seen[-1] == (8, 8)
     assert seen == sorted(seen)
+
+
+def test_a_step_repeats_no_keys(make_llama, monkeypatch):
+    from transformers.integrations import sdpa_attention
+
+    model = make_llama()
+    repeated = []
+    stock = sdpa_attention.repeat_kv
+
+    def repeat(states, times):
+        repeated.append(states.shape)
+        return stock(states, times)
+
+    monkeypatch.setattr(sdpa_attention, "repeat_kv", repeat)
+    asked = requests(5)
+    backend(model).generate(asked, GREEDY)
+    assert len(repeated) == 2 * model.config.num_hidden_layers  # the prompts, once
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_failed_run_gives_the_model_its_attention_back(make_llama):
+    model = make_llama()
+
+    def fail(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        backend(model).generate(requests(2), GREEDY, fail)
+    assert model.config._attn_implementation == "sdpa"
