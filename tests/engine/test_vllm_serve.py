@@ -1,4 +1,4 @@
-"""A real ``vllm serve`` on this machine's CPU: weights in step with the trainer, and stop processors asked request by request."""
+"""A real ``vllm serve`` on CPU: weights in step with the trainer, and a stop strength for each request."""
 
 import importlib.util
 import os
