@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,14 +116,14 @@ def gradient_noise(success: float, right_norm: float, wrong_norm: float, differe
     return max(0.0, p * q**2 * right_norm + p**2 * q * wrong_norm - (p * q) ** 2 * difference_norm)
 
 
-class Curriculum(Policy):
+class Curriculum(Policy, ABC):
     """Base of policies that choose the problems of a rollout batch."""
 
     name = "curriculum"
 
+    @abstractmethod
     def weights(self, store: Store, problem_ids: Sequence[str]) -> Problems:
         """Return the weight of each training problem in the coming draw."""
-        raise NotImplementedError
 
     @property
     def sizes_differ(self) -> bool:
