@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from reason_rl.attention.decoder import absolute_positions, attentions_of, decoder_of, refuse_reentrant, window_of
+from reason_rl.attention.decoder import (
+    Follower,
+    absolute_positions,
+    attentions_of,
+    decoder_of,
+    query_name,
+    refuse_reentrant,
+    window_of,
+)
 from reason_rl.attention.source import PriorSource, chosen_layers, head_weights
 from reason_rl.errors import RecipeError, RunError
 
@@ -26,14 +34,15 @@ class Seen:
 
     Args:
         layer: its place among the chosen ones.
-        hidden: its input, [rows, tokens, width].
+        queries, keys: before their rotation, heads side by side or one after another, [rows, tokens, ...].
         cos, sin: of the rotation, [1 or rows, tokens, head size].
         position: of each token, 0-based, [1 or rows, tokens].
         real: which tokens are no padding, [rows, tokens].
     """
 
     layer: int
-    hidden: Float[Tensor, "rows tokens width"]
+    queries: Float[Tensor, "rows tokens ..."]
+    keys: Float[Tensor, "rows tokens ..."]
     cos: Tensor
     sin: Tensor
     position: Int[Tensor, "rows tokens"]
@@ -61,19 +70,20 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, log_prior: Tensor) -> Tensor:
         hidden = torch.isinf(log_prior)
-        attention = logits + torch.zeros_like(log_prior).masked_fill(hidden, -torch.inf)[:, None]
-        total = attention.logsumexp(dim=-1, keepdim=True)
-        attention = attention.sub_(total).exp_()
-        # Where nothing may be attended to, attention is 0 and the difference only has to be finite.
-        difference = (logits - total).sub_(log_prior.masked_fill(hidden, 0.0)[:, None])
-        divergence = torch.einsum("rhqk,rhqk->rhq", attention, difference)
-        ctx.save_for_backward(attention, difference, divergence)
-        return divergence
+        masked = logits + torch.zeros_like(log_prior).masked_fill(hidden, -torch.inf)[:, None]
+        attention = masked.softmax(dim=-1)
+        # log a - log pi, but for log of the sum of exponentials, which leaves the gradient alone. Where nothing may be
+        # attended to, attention is 0 and the difference only has to be finite.
+        difference = logits - log_prior.masked_fill(hidden, 0.0)[:, None]
+        mean = torch.einsum("rhqk,rhqk->rhq", attention, difference)
+        total = masked.amax(dim=-1) - attention.amax(dim=-1).log()
+        ctx.save_for_backward(attention, difference, mean)
+        return mean - total
 
     @staticmethod
     def backward(ctx: Any, given: Tensor) -> tuple[Tensor, None]:
-        attention, difference, divergence = ctx.saved_tensors
-        return (difference - divergence[..., None]).mul_(attention).mul_(given[..., None]), None
+        attention, difference, mean = ctx.saved_tensors
+        return (difference - mean[..., None]).mul_(attention).mul_(given[..., None]), None
 
 
 @dataclass
@@ -81,7 +91,7 @@ class AttentionKL:
     """Collects what chosen layers see during a forward pass, and says how far their attention is from the prior.
 
     Queries are a sample of ``queries`` places a forward pass, the same for all rows and layers, fixed by seed and step; the
-    attention of those is computed again from the layer's input, so nothing about the forward pass changes.
+    attention of those is computed again from the layer's own queries and keys, so nothing about the forward pass changes.
 
     Args:
         model: Llama- or Qwen-type, plain or with a peft adapter.
@@ -110,6 +120,7 @@ class AttentionKL:
     _tables: dict[int, Tensor] = field(default_factory=dict)
     _on: bool = False
     _position: Any = None
+    _states: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         modules, base = attentions_of(self.model), decoder_of(self.model)
@@ -120,7 +131,7 @@ class AttentionKL:
             raise RecipeError("attention.prior: attention over a sliding window is not known")
         base.register_forward_pre_hook(self._before_decoder, with_kwargs=True)
         for place, module in enumerate(self.modules):
-            module.register_forward_pre_hook(self._looking(place), with_kwargs=True)
+            self._watch(place, module)
 
     @contextlib.contextmanager
     def collecting(self) -> Iterator[None]:
@@ -156,14 +167,28 @@ class AttentionKL:
         real = torch.ones(shape, dtype=torch.bool, device=position.device) if mask is None else mask.bool()
         self._position = position.expand(shape), real
 
-    def _looking(self, place: int) -> Any:
-        def before(_module: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
-            if self._on:
-                hidden = args[0] if args else inputs["hidden_states"]
-                cos, sin = inputs["position_embeddings"]
-                self.seen.append(Seen(place, hidden, cos, sin, *self._position))
+    def _watch(self, place: int, module: Any) -> None:
+        followers = [Follower(module, name, self._keeping(name)) for name in names_of(module)]
 
-        return before
+        def before(_module: nn.Module, _args: Any) -> None:
+            for follower in followers:
+                follower.follow()
+
+        def after(_module: nn.Module, _args: Any, inputs: dict[str, Any], _output: Any) -> None:
+            if self._on:
+                queries, keys = (self._states.pop(name) for name in names_of(module))
+                self.seen.append(Seen(place, queries, keys, *inputs["position_embeddings"], *self._position))
+
+        module.register_forward_pre_hook(before)
+        module.register_forward_hook(after, with_kwargs=True)
+
+    def _keeping(self, name: str) -> Callable[[Tensor], Tensor]:
+        def keep(output: Tensor) -> Tensor:
+            if self._on:
+                self._states[name] = output
+            return output
+
+        return keep
 
     def attention(self, strength: float = 0.0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield, a collected module, attention [rows, heads, queries, tokens] and which queries are real; and forget it all.
@@ -195,7 +220,7 @@ class AttentionKL:
 
     def _logits(self, seen: Seen, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return attention logits of the sampled queries, their log-prior (-inf: may not look), and which are real."""
-        tokens = seen.hidden.shape[1]
+        tokens = seen.keys.shape[1]
         longest = int(seen.position.max()) + 1
         if longest > self.reference_tokens:
             raise RunError(
@@ -203,7 +228,7 @@ class AttentionKL:
                 "reference_tokens"
             )
         draw = torch.Generator().manual_seed(_seed(self.seed, step))
-        chosen = torch.randperm(tokens, generator=draw)[: self.queries].sort().values.to(seen.hidden.device)
+        chosen = torch.randperm(tokens, generator=draw)[: self.queries].sort().values.to(seen.keys.device)
         logits = attention_logits(self.modules[seen.layer], seen, chosen)
         table = self._table(seen.layer, logits.device)
         allowed = seen.real[:, None, :] & (torch.arange(tokens, device=chosen.device) <= chosen[:, None])[None]
@@ -221,20 +246,22 @@ class AttentionKL:
         return self._tables[name]
 
 
+def names_of(module: nn.Module) -> tuple[str, str]:
+    """Return what gives an attention module's queries and keys before their rotation."""
+    return query_name(module), "k_norm" if hasattr(module, "k_norm") else "k_proj"
+
+
 def attention_logits(
     module: Any, seen: Seen, chosen: Int[Tensor, " queries"]
 ) -> Float[Tensor, "rows heads queries tokens"]:
     """Return the scaled products of the chosen tokens' queries with all keys, as the module computes them."""
-    rows, tokens, _ = seen.hidden.shape
+    rows, tokens = seen.keys.shape[:2]
     size = module.head_dim
-    queries = module.q_proj(seen.hidden[:, chosen]).view(rows, len(chosen), -1, size)
-    keys = module.k_proj(seen.hidden).view(rows, tokens, -1, size)
-    if hasattr(module, "q_norm"):
-        queries, keys = module.q_norm(queries), module.k_norm(keys)
-    queries = rotated(queries.transpose(1, 2), seen.cos[:, chosen], seen.sin[:, chosen])
-    keys = rotated(keys.transpose(1, 2), seen.cos, seen.sin)
-    grouped = queries.view(rows, keys.shape[1], -1, len(chosen), size)
-    logits = torch.einsum("rghqd,rgkd->rghqk", grouped, keys) * module.scaling
+    queries = (seen.queries[:, chosen] * module.scaling).view(rows, len(chosen), -1, size).transpose(1, 2)
+    keys = seen.keys.view(rows, tokens, -1, size).transpose(1, 2)
+    queries, keys = rotated(queries, seen.cos[:, chosen], seen.sin[:, chosen]), rotated(keys, seen.cos, seen.sin)
+    grouped = queries.reshape(rows, keys.shape[1], -1, len(chosen), size)
+    logits = torch.einsum("rghqd,rgkd->rghqk", grouped, keys)
     return logits.reshape(rows, -1, len(chosen), tokens).float()
 
 
