@@ -216,14 +216,15 @@ def bench_rpa(
 @bench_app.command("rpa-time")
 def bench_rpa_time(
     out: Annotated[Path, typer.Option(help="Results, one JSON line a run; a time found there is not taken again.")],
+    runs: Annotated[int, typer.Option(min=1, help="Runs, one after another.")] = 2,
     as_json: AsJson = False,
 ) -> None:
     """What the prior adds to an update, to prefill and to a decoded token of the tiny reasoner, as ratios of one run."""
     from reason_rl.bench.jobs import run_jobs
     from reason_rl.bench.rpa_time import PriorTimeJob
 
-    row = run_jobs([PriorTimeJob()], out, 1, say)[0]
-    emit(row, as_json, json.dumps(row, indent=2))
+    rows = run_jobs([PriorTimeJob(run) for run in range(runs)], out, 1, say)
+    emit(rows, as_json, json.dumps(rows, indent=2))
 
 
 @bench_app.command("rpa-rl")

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from reason_rl.recipe.attention_specs import PriorSpec
 
 BASE = "stock"
-RATES = (1e-3, 3e-3, 6e-3)
+RATES = (3e-4, 1e-3, 3e-3, 6e-3)
 CALIBRATION_SEED = 1_000_003
 # What attention.prior says for each variant, beside reference and mode; the published constants are the paper's.
 VARIANTS: dict[str, dict[str, Any] | None] = {
     BASE: None,
     "static": {"fall": None},
+    "static_strong": {"weight": 1.0, "tau": 0.68, "warm": 0.15, "fall": None},  # as strong as the listing
     "annealed": {},
     "content": {"variant": "content", "fall": None, "begin": 0.1},
     "published": {"variant": "published", "weight": 1.0, "tau": 0.68, "warm": 0.15, "fall": None},

@@ -7,11 +7,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reason_rl.bench.jobs import Row
 
+if TYPE_CHECKING:
+    from reason_rl.attention.inject import AttentionBias
+    from reason_rl.attention.source import Variant
+
 REFERENCE_TOKENS = 160
+BIASES: dict[str, Variant] = {"bias": "static", "content": "content", "published": "published", "factors": "static"}
 
 
 @dataclass(frozen=True)
@@ -19,25 +24,30 @@ class PriorTimeJob:
     """The tiny reasoner with rows as its RL recipes have them, with no prior, the bias, its low-rank form, and the kl term.
 
     The sides are timed in turn, so that a busy machine slows all alike; medians of the ratios to stock count. The kl term is
-    on two layers with 128 queries.
+    on two layers with 128 queries. ``run`` tells repetitions of the whole apart.
     """
 
+    run: int = 0
     rows: int = 32
     tokens: int = 149
     repeats: int = 20
-    key: str = "rpa-time"
+
+    @property
+    def key(self) -> str:
+        """Number of the run."""
+        return f"rpa-time-{self.run}"
 
     def __call__(self) -> Row:
         """Return ratios to stock, and the memory that is kept for a bias."""
         import torch
 
         draw = torch.Generator().manual_seed(0)
-        models = {name: side(name) for name in ("stock", "bias", "factors", "kl")}
+        models = {name: side(name) for name in ("stock", *BIASES, "kl")}
         vocabulary = models["stock"][0].config.vocab_size
         ids = torch.randint(0, vocabulary, (self.rows, self.tokens), generator=draw)
         steps = {name: training_step(*some, ids) for name, some in models.items()}
         step_ratio = ratios(steps, self.repeats)
-        still = {name: models[name][0].eval() for name in ("stock", "bias")}
+        still = {name: models[name][0].eval() for name in ("stock", "bias", "content", "published")}
         prefill = {name: partial(forward, model, ids) for name, model in still.items()}
         decode = {name: decoding_step(model, ids) for name, model in still.items()}
         found = {
@@ -45,21 +55,30 @@ class PriorTimeJob:
             "prefill_ratio": ratios(prefill, 2 * self.repeats),
             "decode_ratio": ratios(decode, 5 * self.repeats),
         }
-        cached = models["bias"][1]._cache
         return {
+            "run": self.run,
             "rows": self.rows,
             "tokens": self.tokens,
             "reference_tokens": REFERENCE_TOKENS,
             "threads": torch.get_num_threads(),
             **{name: {side: round(value, 4) for side, value in part.items()} for name, part in found.items()},
-            "cached_bias_bytes": sum(p.numel() * p.element_size() for parts in cached.values() for p in parts),
+            "cached_bias_bytes": {name: cached_bytes(models[name][1]) for name in BIASES},
         }
 
 
+def cached_bytes(bias: AttentionBias) -> int:
+    """Return the memory of what a bias keeps from one call to the next."""
+    return sum(part.numel() * part.element_size() for parts in bias._cache.values() for part in parts)
+
+
 def side(name: str) -> tuple[Any, Any]:
-    """Return the tiny reasoner and what is on it: a bias, or what watches two layers."""
+    """Return the tiny reasoner and what is on it: a bias, or what watches two layers.
+
+    Content memberships are those of places, layer by layer: what they say does not change what they cost.
+    """
     from reason_rl.attention.inject import AttentionBias
     from reason_rl.attention.kl import AttentionKL
+    from reason_rl.attention.prior import static_memberships
     from reason_rl.attention.source import PriorSource
     from reason_rl.models import load_model
     from reason_rl.recipe.schema import ModelSection
@@ -67,9 +86,11 @@ def side(name: str) -> tuple[Any, Any]:
     model = load_model(ModelSection()).train()
     if name == "kl":
         return model, AttentionKL(model, PriorSource(), REFERENCE_TOKENS, (-2, -1))
-    if name in ("bias", "factors"):
-        return model, AttentionBias(model, PriorSource(), REFERENCE_TOKENS, strength=0.5, by_factors=name == "factors")
-    return model, None
+    if name not in BIASES:
+        return model, None
+    frozen = {layer: static_memberships(REFERENCE_TOKENS, 4) for layer in range(model.config.num_hidden_layers)}
+    source = PriorSource(BIASES[name], frozen=frozen)
+    return model, AttentionBias(model, source, REFERENCE_TOKENS, strength=0.5, by_factors=name == "factors")
 
 
 def training_step(model: Any, prior: Any, ids: Any) -> Callable[[], None]:
