@@ -16,6 +16,7 @@ from reason_rl.bench.commands import bench_app
 from reason_rl.errors import ReasonRLError, RecipeError
 from reason_rl.live_line import live_line
 from reason_rl.merge.commands import register as register_merge
+from reason_rl.models import Dtype
 from reason_rl.serve.commands import register as register_serve
 from reason_rl.stopping.commands import probe_app, stop_app
 from reason_rl.terminal import AsJson, Overrides, RecipeName, Workers, emit, say
@@ -172,6 +173,7 @@ def evaluate(
         ),
     ] = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows decoded together (suites only).")] = 64,
+    dtype: Annotated[Dtype, typer.Option(help="Type of the weights; auto: as stored (suites only).")] = "auto",
     url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, up to /v1 (engine openai).")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time (engine openai).")] = 16,
     requests_per_minute: Annotated[
@@ -192,7 +194,7 @@ def evaluate(
     if url is not None and (adapter is not None or is_recipe(what)):
         raise RecipeError("eval: --url evaluates suites, with the adapter that the server has loaded")
     endpoint = Endpoint(url, model or "", concurrency, requests_per_minute) if url else None
-    changes = EvalChanges(samples, cap, limit, engine.value, batch_rows, endpoint, tokenizer, stop)
+    changes = EvalChanges(samples, cap, limit, engine.value, batch_rows, endpoint, tokenizer, stop, dtype)
     if is_recipe(what):
         results = {what: evaluate_recipe(what, overrides or [], Path(model) if model else None, changes, out)}
     elif model is None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from reason_rl.errors import RecipeError
 from reason_rl.world import reasoner_path
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
 TINY_REASONER = "tiny-reasoner"
 SMOLLM = "smollm2-135m"
@@ -98,6 +100,22 @@ def load_model(spec: Any, *, folder: Path | None = None) -> PreTrainedModel:
 
         load_prior(model, kept)
     return model
+
+
+def to_accelerator(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model on the machine's accelerator, where there is one."""
+    import torch
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if found is not None:
+        torch.nn.Module.to(model, found)
+    return model
+
+
+def adapter_rank(model: PreTrainedModel) -> int | None:
+    """Return the largest rank of the model's LoRA adapters, None for a model without."""
+    configs: dict[str, Any] = getattr(model, "peft_config", {})
+    return max((config.r for config in configs.values()), default=None)
 
 
 def end_think_id(tokenizer: PreTrainedTokenizerBase, token: str | None) -> int | None:

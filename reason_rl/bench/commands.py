@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -37,16 +37,19 @@ def _seed_line(row: dict[str, Any]) -> str:
 
 SpeedRows = Annotated[int, typer.Option("--rows", min=16, help="Rows of the generation batch.")]
 SpeedRepeats = Annotated[int, typer.Option("--repeats", min=1, help="Measured passes; their median counts.")]
+OldLogps = Literal["sampled", "recomputed"]
 SpeedOut = Annotated[
     Path | None, typer.Option("--out", help="Results, one JSON line each; what is found there is not measured again.")
 ]
 
 
-def _speed(part: Any, rows: int, repeats: int, out: Path | None, as_json: bool) -> None:
+def _speed(
+    part: Any, rows: int, repeats: int, out: Path | None, as_json: bool, old_logps: OldLogps = "sampled"
+) -> None:
     from reason_rl.bench.jobs import run_jobs
     from reason_rl.bench.speed import SpeedJob, Workload
 
-    job = SpeedJob(part, Workload(rows=rows, repeats=repeats), say)
+    job = SpeedJob(part, Workload(rows=rows, repeats=repeats, old_logps=old_logps), say)
     result = job() if out is None else run_jobs([job], out, 1, say)[0]
     ours, stock = (result[side]["tokens_per_second"] for side in ("ours", "stock"))
     line = f"{part}: {result['ratio_vs_trl']:.2f} times stock TRL ({ours:,.0f} against {stock:,.0f} tokens/s)"
@@ -70,9 +73,15 @@ def bench_update(
 
 
 @bench_app.command("step")
-def bench_step(rows: SpeedRows = 128, repeats: SpeedRepeats = 2, out: SpeedOut = None, as_json: AsJson = False) -> None:
+def bench_step(
+    rows: SpeedRows = 128,
+    repeats: SpeedRepeats = 2,
+    out: SpeedOut = None,
+    old_logps: Annotated[OldLogps, typer.Option(help="Ours: from the sampler, or computed again.")] = "sampled",
+    as_json: AsJson = False,
+) -> None:
     """A whole training step on one generation batch against stock TRL's."""
-    _speed("step", rows, repeats, out, as_json)
+    _speed("step", rows, repeats, out, as_json, old_logps)
 
 
 @bench_app.command("engines")

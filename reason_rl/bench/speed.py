@@ -31,7 +31,10 @@ MATMUL_SIZE = 2048
 
 @dataclass(frozen=True)
 class Workload:
-    """One generation batch: rows in groups, updates, and completion lengths from a log-normal distribution."""
+    """One generation batch: rows in groups, updates, and completion lengths from a log-normal distribution.
+
+    ``old_logps`` is ours only, as ``update.old_logps`` of a recipe; stock TRL always computes them.
+    """
 
     rows: int = 128
     group_size: int = 8
@@ -42,6 +45,7 @@ class Workload:
     prompt_tokens: int = 32
     repeats: int = 2
     seed: int = 0
+    old_logps: Literal["sampled", "recomputed"] = "sampled"
 
     def short(self) -> Workload:
         """Return the same rows with a few tokens each, to warm up with."""
@@ -75,8 +79,9 @@ class SpeedJob:
 
     @property
     def key(self) -> str:
-        """Part, rows and repeats."""
-        return f"{self.part}-{self.workload.rows}x{self.workload.repeats}"
+        """Part, rows and repeats, and where it is not the sampler that gives the old log-probabilities."""
+        how = "" if self.workload.old_logps == "sampled" else f"-{self.workload.old_logps}"
+        return f"{self.part}-{self.workload.rows}x{self.workload.repeats}{how}"
 
     def __call__(self) -> Row:
         """Return the comparison, with the command and what it ran on."""
@@ -246,7 +251,7 @@ def our_trainer(common: dict[str, Any], model: Any, workload: Workload) -> Any:
         backend=HFBackend(model, (), tokenizer.pad_token_id, context_tokens=CONTEXT_TOKENS),
         sampling=SamplingOptions(),
         chunk_rows=workload.chunk_rows,
-        sampled_logps=True,
+        sampled_logps=workload.old_logps == "sampled",
     )
 
 

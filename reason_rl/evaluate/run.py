@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from reason_rl.answer.compare import Verdict
 from reason_rl.answer.verify import make_verifier
 from reason_rl.evaluate.records import EvalRow, append_rows, finish_rows, hash_prompt, start_rows
-from reason_rl.models import context_tokens, end_think_id, load_model, load_tokenizer
+from reason_rl.models import context_tokens, end_think_id, load_model, load_tokenizer, to_accelerator
 from reason_rl.problem.prompt import check_context, render_prompts
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
@@ -214,9 +214,12 @@ def _sampler(
     tokenizer = load_tokenizer(recipe.model)
     prompts = render_prompts(problems, tokenizer, recipe.prompt)
     model = load_model(recipe.model, folder=folder)
+    if recipe.rollout.engine == "hf":
+        model = to_accelerator(model)
     check_context(problems, prompts, options.max_tokens, context_tokens(model))
     by_id = {problem.id: prompt for problem, prompt in zip(problems, prompts, strict=True)}
-    backend = make_backend(recipe, model, tokenizer, engine, _engine_stop(recipe, model, tokenizer))
+    needed = max(map(len, prompts), default=0) + options.max_tokens
+    backend = make_backend(recipe, model, tokenizer, engine, _engine_stop(recipe, model, tokenizer), needed)
     backend.sync_weights(0)
     with make_verifier(recipe.answer.verify, recipe.answer.timeout_seconds) as verifier:
         grader = Grader(tokenizer, verifier, end_think_id(tokenizer, recipe.model.end_think_token), recipe.answer.find)
@@ -274,6 +277,7 @@ def make_header(recipe: Recipe, model: str, problems: int, engine: str, **more: 
         "verify": recipe.answer.verify,
         "find": recipe.answer.find,
         "engine": engine,
+        "dtype": recipe.model.dtype,
         **recipe.eval.model_dump(exclude={"data", "label_errors"}),
         **more,
     }

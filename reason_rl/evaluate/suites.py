@@ -15,7 +15,7 @@ from reason_rl.evaluate.metrics import summarise
 from reason_rl.evaluate.records import EvalRow
 from reason_rl.evaluate.run import evaluate
 from reason_rl.live_line import live_line
-from reason_rl.models import context_tokens, load_config, load_tokenizer
+from reason_rl.models import Dtype, context_tokens, load_config, load_tokenizer
 from reason_rl.problem.prompt import render_prompts
 from reason_rl.problem.sources import load_problems
 from reason_rl.recipe.load import load_recipe
@@ -38,6 +38,7 @@ class EvalChanges:
     endpoint: Endpoint | None = None
     tokenizer: str | None = None
     stop: str | None = None
+    dtype: Dtype = "auto"
 
     def fields(self) -> dict[str, int | str]:
         """Return the changed fields of the eval section."""
@@ -60,7 +61,7 @@ def suite_recipe(name: str, model: str, output: Path, options: EvalChanges) -> R
         raise RecipeError(
             "; ".join(f"eval: {part['msg'].removeprefix('Value error, ')}" for part in error.errors())
         ) from None
-    spec = ModelSection(path=model)
+    spec = ModelSection(path=model, dtype=options.dtype)
     rollout = RolloutSection(max_batch_rows=options.batch_rows)
     if options.engine != "openai":
         thinks = END_THINK in load_tokenizer(spec).get_vocab()

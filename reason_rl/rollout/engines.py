@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from reason_rl.errors import RecipeError
-from reason_rl.models import PRIOR_ATTENTION, context_tokens, eos_ids, resolve_model
+from reason_rl.models import PRIOR_ATTENTION, adapter_rank, context_tokens, eos_ids, resolve_model
 from reason_rl.rollout.hf import HFBackend
 from reason_rl.rollout.server_client import ServerClient, ServerOptions
 from reason_rl.rollout.vllm_local import EngineOptions, RequestStop, VLLMBackend, start_engine
@@ -18,8 +19,13 @@ if TYPE_CHECKING:
     from reason_rl.recipe.schema import Recipe
 
 
-def open_engine(recipe: Recipe) -> Any:
+def open_engine(recipe: Recipe, *, lora_rank: int | None = None, needed_tokens: int | None = None) -> Any:
     """Start what the recipe's engine needs once a process: a vLLM engine on the untrained model, a client, nothing for hf.
+
+    Args:
+        recipe: names engine and model.
+        lora_rank: of an adapter that the recipe's ``lora:`` does not tell of.
+        needed_tokens: longest prompt and completion together, where known; the engine then keeps no room for more.
 
     Raises:
         RecipeError: when the engine is not installed, or not in a version that works.
@@ -37,10 +43,10 @@ def open_engine(recipe: Recipe) -> Any:
         source, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
     )
     options = EngineOptions(
-        context_tokens=config.get_text_config().max_position_embeddings,
+        context_tokens=min(config.get_text_config().max_position_embeddings, needed_tokens or sys.maxsize),
         dtype=recipe.model.dtype,
         max_batch_rows=recipe.rollout.max_batch_rows,
-        lora_rank=None if recipe.lora is None else int(recipe.lora.get("r", 8)),
+        lora_rank=lora_rank if recipe.lora is None else int(recipe.lora.get("r", 8)),
         processors=(PROCESSORS,) if stops(recipe) else (),
         extra={"revision": recipe.model.revision, **recipe.rollout.vllm},
     )
@@ -58,10 +64,12 @@ def make_backend(
     tokenizer: PreTrainedTokenizerBase,
     engine: Any = None,
     stop: RequestStop | None = None,
+    needed_tokens: int | None = None,
 ) -> HFBackend | VLLMBackend | VLLMServerBackend:
     """Return the backend that samples from ``model`` with the recipe's engine.
 
-    ``engine`` comes from :func:`open_engine`; ``stop`` is what requests ask of its processors (engines of vLLM only).
+    ``engine`` comes from :func:`open_engine`, and is opened for ``needed_tokens`` when it is None; ``stop`` is what requests
+    ask of its processors (engines of vLLM only).
 
     Raises:
         RecipeError: when the engine cannot sample from such a model.
@@ -77,7 +85,8 @@ def make_backend(
         )
     if model.config._attn_implementation == PRIOR_ATTENTION:
         raise RecipeError(f"rollout.engine: {recipe.rollout.engine} cannot follow the model's attention prior; use hf")
-    engine = engine if engine is not None else open_engine(recipe)
+    if engine is None:
+        engine = open_engine(recipe, lora_rank=adapter_rank(model), needed_tokens=needed_tokens)
     if recipe.rollout.engine == "vllm_server":
         return VLLMServerBackend(engine, model, ends, stop=stop)
     sleeps = bool(recipe.rollout.vllm.get("enable_sleep_mode"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import importlib.util
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -98,11 +99,27 @@ def start_engine(source: str, options: EngineOptions) -> Any:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     if options.lora_rank is not None:
         arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": engine_rank(options.lora_rank)}
+    check_arguments(options.extra)
     arguments |= options.extra
     if options.processors:
         runner = model_runner(arguments)
         arguments["logits_processors"] = [names[runner - 1] for names in options.processors]
-    return LLM(**arguments)
+    try:
+        return LLM(**arguments)
+    except (ValueError, RuntimeError) as error:
+        raise RecipeError(f"rollout.vllm: vLLM does not start: {str(error).strip().splitlines()[0]}") from error
+
+
+def check_arguments(extra: dict[str, Any]) -> None:
+    """Raise RecipeError for a key of ``rollout.vllm`` that vLLM does not know."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    known = {field.name for field in fields(EngineArgs)}
+    for name in extra:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise RecipeError(f"rollout.vllm.{name}: vLLM has no such argument{hint}")
 
 
 def model_runner(arguments: dict[str, Any]) -> int:
@@ -288,6 +305,8 @@ def run_engine(
     results: dict[int, Result] = {}
     try:
         while len(results) < len(prompts):
+            if not engine.llm_engine.has_unfinished_requests():
+                raise RunError(f"vLLM returned {len(results)} of {len(prompts)} rows")
             outputs = [output for output in engine.llm_engine.step() if output.finished]
             ended = [
                 (row, read(row, output.outputs[0])) for output in outputs for row in [int(output.request_id) - first]

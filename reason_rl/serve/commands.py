@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import importlib.util
 from pathlib import Path
 from typing import Annotated
@@ -10,16 +9,8 @@ from typing import Annotated
 import typer
 
 from reason_rl.errors import RecipeError
+from reason_rl.models import Dtype
 from reason_rl.terminal import say
-
-
-class Dtype(enum.StrEnum):
-    """Types of weights."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-    auto = "auto"
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +27,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     name: Annotated[str | None, typer.Option(help="What requests call the model; default: MODEL.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Type of the weights.")] = Dtype.float32,
+    dtype: Annotated[Dtype, typer.Option(help="Type of the weights.")] = "float32",
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda ...")] = "cpu",
     max_rows: Annotated[int, typer.Option(min=1, help="Completions decoded together.")] = 32,
     max_waiting: Annotated[int, typer.Option(min=0, help="Completions that may wait; more are refused (429).")] = 256,
@@ -51,6 +42,6 @@ def serve(
     from reason_rl.serve.run import serve as serve_model
 
     options = ServeOptions(
-        model, adapter, probe, host, port, name, dtype.value, device, max_rows, max_waiting, timeout, drain
+        model, adapter, probe, host, port, name, dtype, device, max_rows, max_waiting, timeout, drain
     )
     serve_model(options, say)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from reason_rl.answer.verify import make_verifier
 from reason_rl.errors import RecipeError
-from reason_rl.models import context_tokens, end_think_id, load_model, load_tokenizer
+from reason_rl.models import context_tokens, end_think_id, load_model, load_tokenizer, to_accelerator
 from reason_rl.problem.prompt import check_context, render_prompts
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
@@ -129,6 +129,8 @@ def open_setting(recipe: Recipe, folder: Path | None = None, engines: Sequence[s
         )
     tokenizer = load_tokenizer(recipe.model)
     model = load_model(recipe.model, folder=folder)
+    if recipe.rollout.engine == "hf":
+        model = to_accelerator(model)
     closing = end_think_id(tokenizer, recipe.model.end_think_token)
     if closing is None:
         tokens = whole_completion(model, tokenizer)

@@ -83,3 +83,18 @@ def test_a_budget_without_room_is_refused(make_backend):
     seam.plan = RowPlan((1,), (0,), (Opening((6,), 0.5),))
     with pytest.raises(RunError, match="leaves no room"):
         seam.generate([[3, 4]])
+
+
+def test_rollouts_of_other_weights_are_refused(make_backend):
+    from reason_rl.rollout.backend import SamplingOptions
+
+    backend = make_backend()
+    seam = BackendSeam(backend, SamplingOptions(), None)
+    seam.plan = RowPlan((4,), (0,))
+    seam.sync_weights()
+    seam.generate([[3, 4]])
+    assert (seam.sampled_version, len(backend.requests)) == (0, 1)
+    backend.version = 7  # another run's weights, say
+    with pytest.raises(RunError, match="at policy version 7, the trainer at 0: its rollouts would be stale"):
+        seam.generate([[3, 4]])
+    assert len(backend.requests) == 1

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 
 from reason_rl.bench.jobs import read_results
 from reason_rl.errors import RecipeError, RunError
+from reason_rl.evaluate.suites import EvalChanges, evaluate_suites
 from reason_rl.models import eos_ids, load_model, load_tokenizer, resolve_model
 from reason_rl.problem.prompt import render_prompts
 from reason_rl.problem.sources import load_problems
@@ -17,7 +19,14 @@ from reason_rl.recipe.load import load_recipe
 from reason_rl.recipe.schema import ModelSection, PromptSection, WorldData
 from reason_rl.rollout.backend import SamplingOptions, SamplingRequest
 from reason_rl.rollout.hf import HFBackend
-from reason_rl.rollout.vllm_local import EngineOptions, VLLMBackend, check_version, engine_rank, start_engine
+from reason_rl.rollout.vllm_local import (
+    EngineOptions,
+    VLLMBackend,
+    check_version,
+    engine_rank,
+    run_engine,
+    start_engine,
+)
 from reason_rl.run_folder import RunFolder
 from reason_rl.stopping.generate import StoppingBackend
 from reason_rl.stopping.rule import StopPolicy
@@ -248,6 +257,56 @@ def test_training_with_rollouts_from_vllm_is_on_policy(tmp_path, lora):
         assert row["importance_ratio_mean"] == pytest.approx(1.0, abs=1e-3)
         assert row["completion_tokens"] <= row["budget_tokens"]
         assert row["grad_norm"] > 0
+
+
+@needs_vllm
+def test_an_adapter_is_evaluated_on_a_suite(tmp_path):
+    base = load_model(SPEC)
+    adapter = tmp_path / "adapter"
+    config = LoraConfig(r=3, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(base, config).save_pretrained(adapter)
+    found = {}
+    for engine in ("vllm", "hf"):
+        changes = EvalChanges(samples=1, max_tokens=8, limit=2, engine=engine)
+        out = tmp_path / f"{engine}.jsonl"
+        found[engine] = evaluate_suites(["tiny"], "tiny-reasoner", adapter, changes, out)["tiny"]
+    assert found["vllm"]["completion_tokens"] == found["hf"]["completion_tokens"] == 8
+
+
+@needs_vllm
+def test_an_argument_that_vllm_does_not_know_is_refused():
+    with pytest.raises(RecipeError, match=r"rollout\.vllm\.max_model_length: .* did you mean max_model_len\?"):
+        start_engine("nowhere", EngineOptions(64, extra={"max_model_length": 64}))
+
+
+@needs_vllm
+def test_an_engine_that_does_not_start_says_why():
+    with pytest.raises(RecipeError, match=r"rollout\.vllm: vLLM does not start: .+"):
+        start_engine(resolve_model("tiny-reasoner"), EngineOptions(1_000_000))
+
+
+def test_an_engine_that_returns_fewer_rows_ends_the_round():
+    class Engine:
+        def __init__(self):
+            self.llm_engine, self.steps, self.aborted = self, 0, []
+
+        def enqueue(self, *_, **__):
+            return ["0-x", "1-y"]
+
+        def has_unfinished_requests(self):
+            return self.steps == 0
+
+        def step(self):
+            self.steps += 1
+            return [SimpleNamespace(finished=True, request_id="0", outputs=["row"])]
+
+        def abort_request(self, ids, **_):
+            self.aborted += ids
+
+    engine = Engine()
+    with pytest.raises(RunError, match="vLLM returned 1 of 2 rows"):
+        run_engine(engine, [(5,), (6,)], [None, None], None, lambda row, output: output)
+    assert engine.aborted == ["0-x", "1-y"]
 
 
 class BrokenEngine:
