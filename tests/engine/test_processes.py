@@ -118,18 +118,21 @@ def test_two_processes_train_to_what_one_trains_to(runs, kind):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (make vllm)")
-def test_two_processes_with_an_engine_of_vllm_each_train_to_what_one_trains_to(tmp_path):
-    models, rows = [], []
-    for name, world in (("one", 1), ("two", 2)):
-        started = start(("-m", "reason_rl.cli"), tmp_path / name, world, "rollout.engine=vllm")
+def test_processes_with_an_engine_of_vllm_each_train_to_what_one_trains_to(tmp_path):
+    cli = ("-m", "reason_rl.cli")
+    layouts = {"one": (cli, 1, {}), "ddp": (cli, 2, {}), "fsdp2": ((SHARDED,), 2, FSDP2)}
+    models, rows = {}, {}
+    for name, (program, world, environment) in layouts.items():
+        started = start(program, tmp_path / name, world, "rollout.engine=vllm", **environment)
         codes = [process.wait(timeout=800) for process in started]
         assert codes == [0] * world, said(tmp_path / name, world - 1)[-3000:]
-        models.append(load_file(tmp_path / name / "model" / "model.safetensors"))
-        rows.append([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()])
-    assert max(float((models[0][name] - models[1][name]).abs().max()) for name in models[0]) < 2e-6
-    for name in ("reward", "completion_tokens", "rollout_tokens"):
-        assert [row[name] for row in rows[0]] == pytest.approx([row[name] for row in rows[1]])
-    assert rows[0][0]["grad_norm"] > 1e-3
+        models[name] = load_file(tmp_path / name / "model" / "model.safetensors")
+        rows[name] = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+    assert rows["one"][0]["grad_norm"] > 1e-3
+    for other in ("ddp", "fsdp2"):
+        assert max(float((part - models[other][name]).abs().max()) for name, part in models["one"].items()) < 2e-6
+        for name in ("reward", "completion_tokens", "rollout_tokens"):
+            assert [row[name] for row in rows["one"]] == pytest.approx([row[name] for row in rows[other]])
 
 
 @pytest.mark.slow
