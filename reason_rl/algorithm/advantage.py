@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 Baseline = Literal["group_mean", "boundary", "none"]
-Scale = Literal["group_std", "group_std_population", "batch_std_rewards", "batch_seq", "batch_token", "none"]
+Scale = Literal["group_std", "group_std_population", "batch_std_rewards", "batch_seq", "batch_token", "beta", "none"]
 
 TRL_EPSILON = 1e-4
 WHITENING_EPSILON = 1e-8
 GFPO_EPSILON = 1e-6
+LARGEST_WEIGHT = 1e6
+SAME_PASS_RATE = 1e-12  # variance of pass rates that is rounding
 RIGHT_REWARD = 0.5
 
 
@@ -36,6 +38,8 @@ def advantages(
     - ``batch_std_rewards``: Bessel std of the raw rewards of the batch + 1e-4 (TRL's "batch")
     - ``batch_seq``: centred advantages whitened over rows, ``sqrt(var + 1e-8)`` (DLER eq. 3)
     - ``batch_token``: the same with each row weighted by its tokens (DLER's released code)
+    - ``beta``: times the problem's weight, ``beta_weights`` (BNPO); rewards are mapped to 0..1 first, from the batch's
+      range where that is wider
     - ``none``: not scaled (Dr.GRPO)
 
     Baselines: the group's mean; ``boundary``: for rewards above 0.5 the smaller one of the group's mean and the smallest such
@@ -111,7 +115,45 @@ def _scaled(
         if lengths is None:
             raise ValueError("scale batch_token needs the lengths")
         return whiten(centred, lengths.to(centred))
+    if scale == "beta":
+        low, width = _range(rewards)
+        weights = beta_weights(((in_groups(rewards, group_size) - low) / width).nanmean(dim=1))
+        return centred / width * _to_rows(weights, group_size)
     raise ValueError(f"unknown scale {scale!r}")
+
+
+def _range(rewards: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the lowest reward and the width of the range: 0 to 1, wider where the batch is."""
+    low = rewards.nan_to_num(nan=0.0).amin().clamp(max=0)
+    return low, rewards.nan_to_num(nan=0.0).amax().clamp(min=1) - low
+
+
+def beta_weights(pass_rates: Float[Tensor, " problems"]) -> Float[Tensor, " problems"]:
+    """Return ``1 / Beta(p; 1 + a / 3, 1 + b / 3)``, where ``Beta(a, b)`` has mean and variance of the pass rates.
+
+    Problems that pass as often as most do weigh least. All weigh 1 where nothing can be fitted: one problem, or pass rates
+    that are all the same. Neither parameter is below 1, no weight above 1e6.
+
+    Args:
+        pass_rates: mean reward of each problem, 0..1, [problems]; nan = unscorable, left out.
+
+    >>> [round(w, 4) for w in beta_weights(torch.tensor([0.25, 0.5, 0.5, 0.75])).tolist()]
+    [0.8898, 0.7002, 0.7002, 0.8898]
+    >>> beta_weights(torch.tensor([0.5, 0.5])).tolist()
+    [1.0, 1.0]
+
+    Source: BNPO (arXiv 2506.02864) and its released code, which divides by zero where all pass rates are the same.
+    """
+    rates = pass_rates.double()
+    known = rates[~rates.isnan()]
+    if len(known) < 2 or known.var() <= SAME_PASS_RATE:
+        return torch.ones_like(pass_rates)
+    mean = known.mean()
+    strength = mean * (1 - mean) / known.var() - 1
+    alpha, beta = (1 + strength * share / 3 for share in (mean, 1 - mean))
+    fitted = torch.distributions.Beta(alpha.clamp(min=1), beta.clamp(min=1))
+    weights = (-fitted.log_prob(rates.nan_to_num(nan=float(mean)).clamp(0, 1))).exp().clamp(max=LARGEST_WEIGHT)
+    return weights.to(pass_rates)
 
 
 def whiten(values: Float[Tensor, " rows"], weights: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:

@@ -177,6 +177,8 @@ def _advantage(recipe: Recipe) -> Iterator[Complaint]:
         yield (*key, "select_by_difficulty"), f"selects nothing of {group} rollouts a problem; name fewer"
     elif rule.select_rows is not None and rule.select_rows >= group:
         yield (*key, "select_rows"), f"{rule.select_rows} of {group} rollouts a problem selects nothing; name fewer"
+    if rule.scale == "beta" and rule.baseline not in ("group_mean", "halves"):
+        yield (*key, "baseline"), f"{rule.baseline} is not for scale beta, which weighs r - pass rate; use group_mean"
     if rule.baseline == "halves":
         if rule.scale != "none":
             yield (*key, "scale"), f"{rule.scale} is not for baseline halves, which is not scaled; use none"

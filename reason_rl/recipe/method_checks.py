@@ -126,7 +126,7 @@ def check_scale(recipe: Recipe, groups: int, reward_name: str) -> Iterator[Compl
             f"{rule.scale} cancels the prices of {reward_name} in groups that are all right, so that all levels are "
             "shortened alike; use batch_std_rewards, batch_seq or none",
         )
-    elif rule.scale != "none" and groups < GROUPS_FOR_A_BATCH_SCALE:
+    elif rule.scale.startswith("batch_") and groups < GROUPS_FOR_A_BATCH_SCALE:
         yield (
             key,
             f"{rule.scale} over {groups} groups is nearly the deviation of one group, which cancels the prices of "

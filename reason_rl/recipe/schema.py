@@ -256,10 +256,10 @@ class AdvantageSpec(Section):
 
     baseline: Literal["group_mean", "boundary", "halves", "none"] = "group_mean"
     """What is subtracted; boundary: from right ones never more than the smallest of them; halves: short from long."""
-    scale: Literal["group_std", "group_std_population", "batch_std_rewards", "batch_seq", "batch_token", "none"] = (
-        "group_std"
-    )
-    """What the result is divided by."""
+    scale: Literal[
+        "group_std", "group_std_population", "batch_std_rewards", "batch_seq", "batch_token", "beta", "none"
+    ] = "group_std"
+    """What the result is divided by; beta: by the density of a problem's pass rate among those of the batch."""
     correct_bonus: float = 0.0
     """Added to right answers after scaling."""
     select: Literal["all", "shortest", "token_efficiency"] = "all"

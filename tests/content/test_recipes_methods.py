@@ -62,9 +62,15 @@ REWARDS = [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0]
 LENGTHS = [1200.0, 4000.0, 900.0, 3000.0, 500.0, 800.0, 700.0, 2500.0]
 GROUP_STD = [1.4997, -0.4999, -0.4999, -0.4999, 0.4999, 0.4999, 0.4999, -1.4997]
 CENTRED = [0.75, -0.25, -0.25, -0.25, 0.25, 0.25, 0.25, -0.75]
+BETA = [0.716606, -0.238869, -0.238869, -0.238869, 0.238869, 0.238869, 0.238869, -0.716606]
 OVER_TOKENS = [1.802709, -0.55468, -0.55468, -0.55468, 1.802709, 1.802709, 1.802709, -0.55468]
 LEAVE_ONE_OUT = [1.0, -1 / 3, -1 / 3, -1 / 3, 1 / 3, 1 / 3, 1 / 3, -1.0]
-ADVANTAGES = dict.fromkeys(TINY, GROUP_STD) | {"dr_grpo": CENTRED, "rloo": CENTRED, "reinforce_pp": OVER_TOKENS}
+ADVANTAGES = dict.fromkeys(TINY, GROUP_STD) | {
+    "dr_grpo": CENTRED,
+    "rloo": CENTRED,
+    "reinforce_pp": OVER_TOKENS,
+    "bnpo": BETA,
+}
 
 # Two completions of 3 and 2 tokens with advantages 1 and -1, at these ratios; the losses worked out by hand.
 RATIOS = [[1.5, 1.0, 0.5], [1.1, 0.7, 1.0]]

@@ -11,7 +11,7 @@ from reason_rl.algorithm.filter import keep_groups, select_until_full
 from reason_rl.algorithm.reward import correctness, product, truncation
 from reason_rl.rollout.batch import example_batch
 
-SCALES = ("group_std", "batch_std_rewards", "batch_seq", "batch_token", "none")
+SCALES = ("group_std", "batch_std_rewards", "batch_seq", "batch_token", "beta", "none")
 STOCK = {"group_std": "group", "batch_std_rewards": "batch", "none": "none"}
 
 

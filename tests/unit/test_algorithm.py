@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reason_rl.algorithm.advantage import advantages, whiten
+from reason_rl.algorithm.advantage import advantages, beta_weights, whiten
 from reason_rl.algorithm.budget import FixedBudget, make_budget
 from reason_rl.algorithm.filter import keep_groups
 from reason_rl.algorithm.kl import k1, k2, k3
@@ -50,6 +50,7 @@ def close(values, expected, tolerance=2e-6):
         ("batch_std_rewards", [1.402859, -0.46762, -0.46762, -0.46762, 0.46762, 0.46762, 0.46762, -1.402859]),
         ("batch_seq", [1.620185, -0.540062, -0.540062, -0.540062, 0.540062, 0.540062, 0.540062, -1.620185]),
         ("batch_token", [2.282347, -0.171402, -0.171402, -0.171402, 1.055473, 1.055473, 1.055473, -1.398276]),
+        ("beta", [0.716606, -0.238869, -0.238869, -0.238869, 0.238869, 0.238869, 0.238869, -0.716606]),
     ],
 )
 def test_advantages_of_the_worked_example(scale, expected):
@@ -158,6 +159,27 @@ def test_permuting_problems_permutes_advantages(rows, random):
         one = advantages(rewards, 4, baseline="group_mean", scale=scale, lengths=lengths)[order]
         two = advantages(rewards[order], 4, baseline="group_mean", scale=scale, lengths=lengths[order])
         torch.testing.assert_close(one, two, atol=1e-4, rtol=1e-4)
+
+
+def test_the_weights_of_pass_rates_are_one_over_the_fitted_density():
+    close(1 / beta_weights(torch.tensor([0.25, 0.75])), [1.0466, 1.0466], 1e-4)
+
+
+@pytest.mark.parametrize("rates", [[0.25], [0.5, 0.5, 0.5], [0.0, 0.0], [1 / 3, 1 / 3], [0.5, float("nan")]], ids=str)
+def test_where_no_distribution_can_be_fitted_all_problems_weigh_one(rates):
+    assert beta_weights(torch.tensor(rates)).tolist() == [1.0] * len(rates)
+
+
+def test_a_pass_rate_that_hardly_any_problem_has_weighs_a_million_at_most():
+    weights = beta_weights(torch.tensor([*[0.9] * 2000, 0.0, 0.1]))
+    assert weights[-2:].tolist() == [1e6, 1e6]
+    assert weights[:-2].max() < 1
+
+
+def test_beta_takes_rewards_of_another_range_as_shares_of_it():
+    one, other = (advantages(r, 4, baseline="group_mean", scale="beta") for r in (R, 2 * R - 1))
+    close(one, other.tolist())
+    assert not advantages(torch.full((8,), -1.0), 4, baseline="group_mean", scale="beta").any()
 
 
 def test_a_flat_batch_has_no_advantages():

@@ -15,6 +15,7 @@ from reason_rl.recipe.load import load_recipe
         ("tiny/gfpo", ["select_rows=8"], "8 of 8 rollouts a problem selects nothing"),
         ("tiny/gfpo_adaptive", ["select_by_difficulty=[9, 8, 8, 8]"], "selects nothing of 8 rollouts"),
         ("tiny/canon", ["scale=group_std"], "scale: group_std is not for baseline halves"),
+        ("tiny/bnpo", ["baseline=boundary"], "baseline: boundary is not for scale beta"),
         ("tiny/canon", ["correct_bonus=0.1"], "correct_bonus: is not for baseline halves"),
         ("tiny/canon", ["select=shortest", "select_rows=4"], "select: shortest leaves no halves"),
         ("tiny/grpo", ["long_half_weight=0.9"], "long_half_weight: is for baseline halves only"),
