@@ -63,35 +63,44 @@ def prompt_weights(success: Problems, temperature: float) -> Problems:
     return np.asarray(weights / weights.sum())
 
 
-def allocate(noise: Problems, rollouts: int, smallest: int) -> Int[Array, " problems"]:
-    """Return rollouts a problem, in proportion to its noise, whole, at least ``smallest``, ``rollouts`` in all.
-
-    ``n_i = N sigma_i / sum_j sigma_j``, rounded by largest remainders (our choice; the released code rounds to the
-    nearest and loses the sum).
+def shares(noise: Problems, rollouts: int, smallest: int) -> Problems:
+    """Return ``n_i = N sigma_i / sum_j sigma_j``: rollouts a problem before rounding, at least ``smallest``.
 
     Raises:
         RecipeError: when ``rollouts`` are too few.
 
-    >>> allocate(np.sqrt(np.array([5, 8, 9, 8, 5]) / 36), 40, 2).tolist()
-    [7, 9, 9, 8, 7]
+    >>> shares(np.sqrt(np.array([5, 8, 9, 8, 5]) / 36), 40, 2).round(2).tolist()
+    [6.81, 8.62, 9.14, 8.62, 6.81]
 
     Source: CurES (arXiv 2510.01037) eq. 20.
     """
     if rollouts < smallest * len(noise):
         raise RecipeError(f"{rollouts} rollouts for {len(noise)} problems: fewer than {smallest} each")
-    shares = np.full(len(noise), float(smallest))
+    exact = np.full(len(noise), float(smallest))
     free = np.ones(len(noise), dtype=bool)
     # Those whose share is below the smallest get it, and the others share what is left.
     while free.any():
         rest = rollouts - smallest * int((~free).sum())
-        shares[free] = rest * noise[free] / noise[free].sum()
-        below = free & (shares < smallest)
-        shares[below] = smallest
+        exact[free] = rest * noise[free] / noise[free].sum()
+        below = free & (exact < smallest)
+        exact[below] = smallest
         free &= ~below
         if not below.any():
             break
-    counts = np.floor(shares + 1e-9).astype(int)
-    order = np.argsort(-(shares - counts).round(9), kind="stable")
+    return exact
+
+
+def allocate(noise: Problems, rollouts: int, smallest: int) -> Int[Array, " problems"]:
+    """Return the `shares`, whole, ``rollouts`` in all: rounded by largest remainders.
+
+    The rounding is our choice; the released code rounds to the nearest and loses the sum.
+
+    >>> allocate(np.sqrt(np.array([5, 8, 9, 8, 5]) / 36), 40, 2).tolist()
+    [7, 9, 9, 8, 7]
+    """
+    exact = shares(noise, rollouts, smallest)
+    counts = np.floor(exact + 1e-9).astype(int)
+    order = np.argsort(-(exact - counts).round(9), kind="stable")
     counts[order[: rollouts - counts.sum()]] += 1
     return np.asarray(counts)
 

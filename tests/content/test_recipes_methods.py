@@ -9,6 +9,7 @@ import torch
 from reason_rl.content import shipped_recipes
 from reason_rl.recipe.load import load_recipe
 from reason_rl.recipe.plan import plan
+from reason_rl.rollout.batch import example_batch
 from reason_rl.trainer.config import composition, grpo_config
 
 ROOT = Path(__file__).parents[2]
@@ -106,17 +107,18 @@ def test_rloo_is_leave_one_out_but_for_a_constant():
 
 @pytest.fixture
 def loss_of(make_trainer, make_config, monkeypatch):
-    """Return a function from fields of GRPOConfig to the loss of the two completions above."""
+    """Return a function from fields of GRPOConfig to the loss of the two completions above, or of others."""
 
-    def loss(**fields):
+    def loss(logps=LOGPS, ratios=RATIOS, values=(1.0, -1.0), mask=((1, 1, 1), (1, 1, 0)), **fields):
         trainer = make_trainer(config=make_config(**fields, scale_rewards="none", steps_per_generation=1))
         trainer.max_completion_length = 4
-        logps, ratios = torch.tensor(LOGPS), torch.tensor(RATIOS)
+        logps, ratios, mask = torch.tensor(logps), torch.tensor(ratios), torch.tensor(mask)
         monkeypatch.setattr(
-            trainer, "_get_per_token_logps_and_entropies", lambda *_args, **_kwargs: (logps, torch.zeros(2, 3), None)
+            trainer,
+            "_get_per_token_logps_and_entropies",
+            lambda *_args, **_kwargs: (logps, torch.zeros_like(logps), None),
         )
-        mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-        ids = torch.ones(2, 3, dtype=torch.long)
+        ids = torch.ones_like(mask)
         trainer.current_gradient_accumulation_steps = 1
         return trainer._compute_loss(
             trainer.model.train(),
@@ -125,10 +127,10 @@ def loss_of(make_trainer, make_config, monkeypatch):
                 "prompt_mask": torch.ones_like(ids),
                 "completion_ids": ids,
                 "completion_mask": mask,
-                "advantages": torch.tensor([1.0, -1.0]),
+                "advantages": torch.tensor(values),
                 "old_per_token_logps": logps - torch.log(ratios),
-                "importance_sampling_ratio": torch.ones(2, 3),
-                "num_items_in_batch": torch.tensor(5.0),
+                "importance_sampling_ratio": torch.ones_like(logps),
+                "num_items_in_batch": mask.sum().float(),
             },
         ).item()
 
@@ -140,6 +142,17 @@ def test_losses_are_those_worked_out_by_hand(name, tmp_path, loss_of):
     asked = grpo_config(tiny(name), tmp_path, 80)
     fields = ("loss_type", "importance_sampling_level", "epsilon", "epsilon_high", "delta", "beta")
     assert loss_of(**{field: getattr(asked, field) for field in fields}) == pytest.approx(LOSSES[name], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected"),
+    [(1.5, 1, -1.28), (1.25, 1, -1.25), (0.5, 1, -0.5), (0.5, -1, 0.8), (1.5, -1, 1.5), (20.0, -1, 10.0)],
+)
+def test_dler_clips_one_token_as_worked_out_by_hand(loss_of, tmp_path, ratio, advantage, expected):
+    asked = grpo_config(tiny("dler"), tmp_path, 80)
+    fields = {field: getattr(asked, field) for field in ("loss_type", "epsilon", "epsilon_high", "delta")}
+    one = {"logps": [[-1.0]], "ratios": [[ratio]], "values": [float(advantage)], "mask": [[1]]}
+    assert loss_of(**one, **fields, beta=0.0) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -167,8 +180,6 @@ def test_updates_a_rollout_batch_and_the_same_rollouts_for_all(name):
 
 
 def test_dapo_rewards_and_filters_as_the_paper_does(tmp_path):
-    from reason_rl.rollout.batch import example_batch
-
     for name, cap, cache in (("tiny/dapo", 80, 16), ("r1_distill_1.5b/dapo", 20480, 4096)):
         recipe = load_recipe(name).recipe
         batch = example_batch([1, 0, 1, 1], [cap - cache, 1, cap, cap], cut=[False, False, False, True], budget=cap)
@@ -177,6 +188,12 @@ def test_dapo_rewards_and_filters_as_the_paper_does(tmp_path):
         assert (kept.keep, kept.metric, kept.refill) == ("non_zero_std", "correct", True)
         assert recipe.algorithm.overlong == "penalise"
     assert math.ceil(80 * 4096 / 20480) == 16
+
+
+def test_thinkprune_pays_right_answers_within_the_limit():
+    lengths = [1000, 2000, 3000, 4000]
+    batch = example_batch([1, 1, 1, 0], [min(n, 2500) for n in lengths], cut=[n > 2500 for n in lengths], budget=2500)
+    assert policies(tiny("thinkprune")).reward(batch).tolist() == [1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(

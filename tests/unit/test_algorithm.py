@@ -57,6 +57,13 @@ def test_advantages_of_the_worked_example(scale, expected):
     close(advantages(R, 4, baseline="group_mean", scale=scale, lengths=LENGTHS), expected, 6e-5)
 
 
+def test_leave_one_out_whitened_over_the_batch():
+    # One group of all rows: centred and divided by its deviation, with TRL's epsilon as RLOOTrainer has it.
+    leave_one_out = 4 / 3 * advantages(R, 4, baseline="group_mean", scale="none")
+    got = advantages(leave_one_out, 8, baseline="group_mean", scale="group_std")
+    close(got, [1.619923, -0.539974, -0.539974, -0.539974, 0.539974, 0.539974, 0.539974, -1.619923])
+
+
 def test_a_cut_rollout_that_keeps_a_tenth():
     rewards = product(correctness(), truncation(0.1))(batch())
     close(rewards, [1.0, 0.1, 0, 0, 1, 1, 1, 0])

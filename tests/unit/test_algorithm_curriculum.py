@@ -1,9 +1,11 @@
 """Curricula: CurES's numbers, the allocation, and what is drawn."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
@@ -17,7 +19,9 @@ from reason_rl.algorithm.curriculum import (
     make_curriculum,
     posterior_mean,
     prompt_weights,
+    shares,
 )
+from reason_rl.algorithm.filter import keep_groups
 from reason_rl.algorithm.store import Observed, Reference, Store, after_generation, after_probe, start_store
 from reason_rl.errors import RecipeError
 
@@ -47,7 +51,17 @@ def test_weights_are_uniform_when_hot_and_all_on_the_middle_when_cold():
 
 
 def test_allocation_of_the_worked_example():
-    assert allocate(np.sqrt(SUCCESS * (1 - SUCCESS)), 40, 2).tolist() == [7, 9, 9, 8, 7]
+    noise = np.sqrt(SUCCESS * (1 - SUCCESS))
+    assert shares(noise, 40, 2) == pytest.approx([6.81, 8.62, 9.14, 8.62, 6.81], abs=5e-3)
+    assert allocate(noise, 40, 2).tolist() == [7, 9, 9, 8, 7]
+
+
+@pytest.mark.parametrize(("success", "flat"), [(0.05, 0.8145), (0.25, 0.3203), (0.5, 0.125), (0.9, 0.6562)])
+def test_how_often_a_group_of_four_carries_no_signal(success, flat):
+    groups = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4)))
+    chances = torch.where(groups == 1, success, 1 - success).prod(dim=1)
+    dropped = ~keep_groups(groups.flatten(), 4, "non_zero_std")
+    assert chances[dropped].sum().item() == pytest.approx(flat, abs=5e-5)
 
 
 @given(st.lists(st.floats(0.01, 5), min_size=1, max_size=9), st.integers(0, 60), st.integers(1, 3))
@@ -71,10 +85,16 @@ def test_too_few_rollouts_are_refused():
         allocate(np.ones(2), 3, 2)
 
 
-def test_gradient_noise_is_the_variance_of_a_softmax_policy():
-    logits = np.array([0.3, -0.2, 0.5, 0.1])
-    policy = np.exp(logits) / np.exp(logits).sum()
-    right = np.array([1.0, 0.0, 1.0, 0.0])
+@pytest.mark.parametrize(
+    ("logits", "right", "expected"),
+    [
+        ([0.3, -0.2, 0.5, 0.1], [1.0, 0.0, 1.0, 0.0], None),
+        (np.random.default_rng(1).normal(size=4), [1.0, 0.0, 0.0, 1.0], 0.109202),
+    ],
+    ids=["ours", "worked"],
+)
+def test_gradient_noise_is_the_variance_of_a_softmax_policy(logits, right, expected):
+    policy, right = np.exp(logits) / np.exp(logits).sum(), np.array(right)
     gradients = np.eye(4) - policy
     success = (policy * right).sum()
     centred = (right - success)[:, None] * gradients
@@ -87,9 +107,9 @@ def test_gradient_noise_is_the_variance_of_a_softmax_policy():
 
     (norm_right, mean_right), (norm_wrong, mean_wrong) = under(1), under(0)
     # With E[r g] = p E1 g and E[g] = 0 the mean of (r - p) g is p (1 - p) (E1 g - E0 g).
-    assert gradient_noise(success, norm_right, norm_wrong, ((mean_right - mean_wrong) ** 2).sum()) == pytest.approx(
-        variance, abs=1e-12
-    )
+    noise = gradient_noise(success, norm_right, norm_wrong, ((mean_right - mean_wrong) ** 2).sum())
+    assert noise == pytest.approx(variance, abs=1e-12)
+    assert expected is None or noise == pytest.approx(expected, abs=5e-7)
     assert gradient_noise(0.5, 0.0, 0.0, 1.0) == 0
 
 

@@ -16,6 +16,8 @@ from reason_rl.attention.guardian import (
     temperature,
     turned,
 )
+from reason_rl.recipe.load import load_recipe
+from reason_rl.trainer.config import composition
 
 
 def guardian(**options):
@@ -38,6 +40,16 @@ def run(policy, rights):
 )
 def test_the_papers_steps(tau, action, expected):
     assert turned(Knobs(tau), (action, 0, 0)).tau == pytest.approx(expected)
+
+
+def test_without_it_nothing_is_kept_and_the_temperature_stays():
+    bare = load_recipe("tiny/dler_rpa").recipe
+    method = composition(bare, bare.reward_file())
+    store = after_generation(start_store(method.policies), method.policies, groups(4))
+    assert store.states == {}
+    assert temperature(store) == temperature(Store()) == 1.0
+    guarded = load_recipe("tiny/dler_rpa_guardian").recipe
+    assert "guardian" in start_store(composition(guarded, guarded.reward_file()).policies).states
 
 
 def test_weights_stay_in_their_ranges():

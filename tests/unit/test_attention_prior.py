@@ -17,7 +17,7 @@ from reason_rl.attention.prior import (
     soft_blocks,
     static_memberships,
 )
-from reason_rl.attention.published import published_alignment, published_bias
+from reason_rl.attention.published import published_alignment, published_bias, published_mass, published_raw
 from reason_rl.attention.schedule import Strength
 from reason_rl.attention.source import PriorSource
 from reason_rl.errors import RecipeError, RunError
@@ -65,7 +65,15 @@ def ids(rows=2, tokens=12, seed=1):
 def test_the_papers_listing_worked_out_by_hand():
     mu = torch.tensor([[[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.1, 0.9]]])
     assert soft_blocks(4, 2).tolist() == [pytest.approx(row) for row in ([1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1])]
-    plan = sinkhorn(torch.tensor([[1.45, 0.55], [0.55, 1.45]]) / 0.7)
+    mass, raw = published_mass(mu), published_raw(mu)
+    assert mass.tolist() == [pytest.approx([1.45, 0.55]), pytest.approx([0.55, 1.45])]
+    assert raw[0].tolist() == pytest.approx([0.7267, 0.6134, 0.3866, 0.2733], abs=5e-5)
+    assert raw[1].tolist() == pytest.approx([0.5567, 0.5283, 0.4717, 0.4433], abs=5e-5)
+    assert torch.allclose(raw.flip(0, 1), raw)
+    assert raw.sum(dim=1).tolist() == pytest.approx([2.0] * 4)
+    assert (raw.mean().item(), raw.std().item()) == pytest.approx((0.5, 0.1349), abs=5e-5)
+    assert published_bias(mu)[0].tolist() == pytest.approx([1.6803, 0.8402, -0.8402, -1.6803], abs=5e-5)
+    plan = sinkhorn(mass / 0.7)
     assert plan[0].tolist() == pytest.approx([0.7834, 0.2166], abs=1e-4)
     bias = published_bias(mu) / 0.68
     causal = torch.softmax(bias.masked_fill(~torch.ones(4, 4).tril().bool(), -math.inf), dim=1)
@@ -129,8 +137,9 @@ def test_attention_with_a_prior_is_the_best_trade_between_score_and_divergence()
     z, pi = torch.tensor([1.0, 0.0, -0.5]), torch.tensor([0.2, 0.5, 0.3])
     best = torch.softmax(z + pi.log(), dim=0)
     assert best.tolist() == pytest.approx([0.4436, 0.4080, 0.1485], abs=1e-4)
-    value = best @ z - (best * (best / pi).log()).sum()
+    value = best @ z - kl_to_prior((z + pi.log())[None, None, None], pi.log()[None, None]).squeeze()
     assert value.item() == pytest.approx(torch.logsumexp(z + pi.log(), dim=0).item(), abs=1e-6)
+    assert value.item() == pytest.approx(0.2034, abs=5e-5)
     others = torch.distributions.Dirichlet(torch.ones(3)).sample((2000,))
     assert (others @ z - (others * (others / pi).log()).sum(dim=1)).max() <= value
 

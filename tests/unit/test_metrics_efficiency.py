@@ -33,6 +33,16 @@ def test_aes_of_the_worked_examples():
     assert round(aes(51.71, 10_499, 56.74, 2_466), 3) == 1.057
 
 
+def test_its_parts_are_those_of_the_score_of_siri():
+    start = [(28.2, 12333), (21.5, 12264), (61.8, 8449), (82.4, 4745)]
+    short = [(40.4, 7093), (29.6, 6509), (74.6, 4700), (87.7, 2881)]
+    gains = [aes(*a, *b, alpha=0, beta=1, gamma=1) for a, b in zip(start, short, strict=True)]
+    ratios = [1 - aes(*a, *b, alpha=1, beta=0, gamma=0) for a, b in zip(start, short, strict=True)]
+    gain, ratio = np.mean(gains), np.mean(ratios)
+    assert (gain, ratio, gain / ratio) == pytest.approx((0.270202, 0.567327, 0.476272), abs=5e-7)
+    assert np.mean(np.divide(gains, ratios)) == pytest.approx(0.485085, abs=5e-7)
+
+
 @given(ACCURACIES, TOKENS)
 def test_aes_against_itself_is_nought(accuracy, tokens):
     assert aes(accuracy, tokens, accuracy, tokens) == 0

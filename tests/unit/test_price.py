@@ -145,7 +145,7 @@ def test_recipes_that_walk_into_a_trap_are_refused(change, complaint):
         load_recipe("tiny/tldr", [change])
 
 
-def climb(scale, rng, steps=700):
+def climb(scale, rng, steps=2300):
     """Return the mean lengths that GRPO on categorical policies over lengths ends at, for prices 0.3 and 0.6."""
     lengths = torch.arange(250, 8001, 250.0)
     right_share = 1 - torch.exp(-lengths / 1000)
@@ -158,13 +158,17 @@ def climb(scale, rng, steps=700):
         rewards = correct * (1 - prices * lengths[drawn] / 8000)
         values = advantages(rewards.flatten(), 8, baseline="group_mean", scale=scale).view_as(drawn)
         push = torch.zeros_like(policies).scatter_add(1, drawn, values) - values.sum(1, keepdim=True) * policies
-        logits += 0.15 * push.view(2, 4, -1).mean(dim=1) / 8
+        logits += 0.1 * push.view(2, 4, -1).mean(dim=1) / 8
     return (logits.softmax(-1) * lengths).sum(-1).tolist()
 
 
-def test_on_a_toy_the_batch_deviation_keeps_the_levels_apart_and_the_groups_shortens_too_far():
-    torch.manual_seed(0)
-    batch, group = (climb(scale, torch.Generator().manual_seed(0)) for scale in ("batch_std_rewards", "group_std"))
-    assert batch[0] > batch[1] > group[1]
-    assert batch[0] > group[0]
-    assert batch[0] - batch[1] > 1.5 * (group[0] - group[1])
+@pytest.mark.parametrize("seed", range(3))
+def test_on_a_toy_the_batch_deviation_finds_the_best_lengths_and_the_groups_shortens_too_far(seed):
+    lengths = torch.arange(250, 8001, 250.0)
+    worth = [tldr([1] * len(lengths), lengths.int().tolist(), price) for price in (0.3, 0.6)]
+    best = [lengths[((1 - torch.exp(-lengths / 1000)) * value).argmax()].item() for value in worth]
+    assert best == [3250, 2500]
+    batch, group = (climb(scale, torch.Generator().manual_seed(seed)) for scale in ("batch_std_rewards", "group_std"))
+    assert batch == pytest.approx(best, rel=0.1)
+    assert batch[0] > batch[1]
+    assert all(found < 0.85 * wanted for found, wanted in zip(group, best, strict=True))

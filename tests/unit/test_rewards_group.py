@@ -64,6 +64,26 @@ def test_dr_saf_pays_the_shorter_half_of_an_easy_problem():
     assert got.tolist() == pytest.approx([0.05] * 6 + [0.0] * 6)
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "budget"),
+    [
+        ([400, 800, 1600, 3200, *[566] * 8, *[568] * 4], [], 800),
+        ([1399, 2798, *[1300] * 3, *[1301] * 3], [1399, 2798, 5596, 11192, *[900] * 4], 2798),
+        ([5596, 1399, *[834] * 5, 835], [1399, 2798, 5596, 11192, *[900] * 4], 2798),
+        ([11192, *[115] * 6, 118], [1399, 2798, 5596, 11192, *[900] * 4], 2798),
+        ([], [2048, 4096, 8192, 16384, *[4096] * 12], 4096),
+    ],
+)
+def test_dast_at_multiples_of_its_budget(right, wrong, budget):
+    batch = example_batch([1] * len(right) + [0] * len(wrong), right + wrong)
+    rewards = difficulty_budget(4096)(batch).tolist()
+    at = {budget // 2: (0.75, -0.55), budget: (0.5, -0.1), 2 * budget: (0.1, -0.1), 4 * budget: (0.1, -0.1)}
+    for verdict, lengths, got in ((0, right, rewards), (1, wrong, rewards[len(right) :])):
+        for length, value in zip(lengths, got, strict=False):
+            if length in at:
+                assert value == pytest.approx(at[length][verdict], abs=1e-5)
+
+
 def test_three_of_ten_right_are_a_hard_problem():
     got = adaptive_bonus(0.05, 0.95, 0.3)(example_batch([1] * 3 + [0] * 7, [50] * 10))
     assert got.tolist() == pytest.approx([0.0] * 3 + [0.05] * 7)

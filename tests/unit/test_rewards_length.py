@@ -3,6 +3,7 @@
 import pytest
 
 from reason_rl.algorithm.length_reward import at_most_length, exact_length, short_bonus
+from reason_rl.algorithm.reward import correctness, product, truncation
 from reason_rl.errors import RecipeError
 from reason_rl.rollout.batch import example_batch
 
@@ -12,6 +13,12 @@ LENGTHS = [900, 3000, 4096, 4097, 9000]
 @pytest.mark.parametrize(("verdict", "expected"), [(1, [0.5, 0.5, 0.5, 0.0, 0.0]), (0, [0.0] * 5)])
 def test_laser_pays_right_answers_up_to_the_target(verdict, expected):
     assert short_bonus(4096)(example_batch([verdict] * 5, LENGTHS)).tolist() == expected
+
+
+@pytest.mark.parametrize(("verdict", "expected"), [(1, [1, 1, 1, 0, 0]), (0, [-0.5, -0.5, -0.5, 0, 0])])
+def test_a_cut_at_the_target_of_laser_pays_right_answers_nothing_and_long_wrong_ones_more_than_short(verdict, expected):
+    reward = product(correctness(wrong=-0.5), truncation())
+    assert reward(example_batch([verdict] * 5, LENGTHS, cut=[n > 4096 for n in LENGTHS])).tolist() == expected
 
 
 def test_laser_refuses_a_target_of_nothing():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from reason_rl.algorithm.advantage import advantages
 from reason_rl.algorithm.budget import FixedBudget
+from reason_rl.algorithm.group_reward import lead
 from reason_rl.algorithm.quartiles import QuartileCounts, counts_by_quartile
 from reason_rl.algorithm.reward import correctness
 from reason_rl.algorithm.selection import difficulty_weight, halves, selected, surprise
@@ -159,6 +160,11 @@ def test_lead_weighs_rare_right_and_rare_wrong_answers_more():
     weights = [difficulty_weight(torch.tensor([1.0]), torch.tensor([p]), 1).item() for p in (0.0, 0.25, 0.5, 0.75, 1.0)]
     assert weights == pytest.approx([1.499392, 1.492638, 1.416556, 0.95, 0.483444], abs=1e-5)
     advantages = torch.tensor([0.549958, 0.498751, 0.450041, -1.49875])
+    rewards = lead(0.05, 4000)(example_batch([1, 1, 1, 0], [5000, 6000, 7000, 8000]))
+    ours = AdvantageRule()(rewards, LENGTHS[:4], rewards, 4)
+    # The sheet's epsilon is 1e-6; TRL's, and ours, is 1e-4.
+    assert ours.tolist() == pytest.approx(advantages.tolist(), abs=2e-4)
+    assert ours[0].item() == pytest.approx(0.549903, abs=1e-6)
     weighted = difficulty_weight(advantages, torch.tensor([1.0, 1, 1, 0]), 4)
     assert weighted.tolist() == pytest.approx([0.52246, 0.473813, 0.427539, -2.237091], abs=1e-5)
 
