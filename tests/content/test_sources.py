@@ -118,6 +118,25 @@ def test_every_constant_of_a_recipe_has_its_source(path):
     assert unsourced(path.read_text()) == []
 
 
+def pins(recipe):
+    """Yield (name, revision) of the hub repositories of a recipe's model and problems."""
+    if "/" in recipe.model.path and not recipe.model.path.startswith("outputs/"):
+        yield recipe.model.path, recipe.model.revision
+    for data in (recipe.data, recipe.eval and recipe.eval.data):
+        if data is not None and data.use == "hub":
+            yield data.name, data.revision
+
+
+def test_a_hub_repository_is_pinned_to_one_commit_of_its_own():
+    found = {pin for name in CATALOGUE if name in ENTRIES for pin in pins(load_recipe(shipped_recipes()[name]).recipe)}
+    commits = dict(found)
+    assert len(commits) == len(found)
+    assert {name for name, commit in commits.items() if commit is None} == {"l3lab/L1-Qwen-1.5B-Exact"}
+    pinned = [commit for commit in commits.values() if commit]
+    assert len(set(pinned)) == len(pinned) >= 6
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in pinned)
+
+
 def test_recipes_say_measured_where_the_arena_has_them():
     cells = (ROOT / "eval" / "arena" / "cells.jsonl").read_text().splitlines()
     made = {cell["method"] for cell in map(json.loads, cells) if "method" in cell}
