@@ -108,7 +108,7 @@ def merge(base: Document, top: Document) -> Document:
 
 
 def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(base)
+    result = {key: value for key, value in base.items() if key != "revision" or not _renamed(base, top)}
     for key, value in top.items():
         below = result.get(key)
         switched = isinstance(value, Mapping) and isinstance(below, Mapping) and _other_kind(below, value)
@@ -124,9 +124,15 @@ def _other_kind(below: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
     return any(key in value and key in below and value[key] != below[key] for key in ("use", "file"))
 
 
+def _renamed(below: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    """Tell whether a section names another model or data set: a revision of the old one is none of it."""
+    return any(key in value and below.get(key) not in (None, value[key]) for key in ("path", "name"))
+
+
 def override(document: Document, assignments: Sequence[str]) -> Document:
     """Apply ``key.path=value`` (a YAML scalar, list or map) and ``~key.path`` (delete) from the command line."""
-    for text in assignments:
+    # Revisions last: naming a model drops the revision of the one before.
+    for text in sorted(assignments, key=lambda text: text.partition("=")[0].endswith(".revision")):
         if text.startswith("~"):
             document = _deleted(document, tuple(text[1:].split(".")))
             continue

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from reason_rl.errors import RecipeError
+from reason_rl.recipe.document import override, read
 from reason_rl.recipe.fields import SNAPSHOTS, take_snapshots
 from reason_rl.recipe.load import load_recipe
 from reason_rl.recipe.plan import lora_parameters, parameters, plan
@@ -201,3 +202,20 @@ def test_plan_figures(write):
     assert figures["generations"] == 10
     assert figures["largest_rollout_tokens_per_generation"] == 128 * 64
     assert figures["memory_total_gb"] > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "revision"),
+    [
+        ([], "aaaa"),
+        (["model.path=org/one"], "aaaa"),
+        (["model.path=org/two"], None),
+        (["model.path=org/two", "model.revision=bbbb"], "bbbb"),
+        (["model.revision=bbbb", "model.path=org/two"], "bbbb"),
+    ],
+)
+def test_a_revision_goes_with_its_model(tmp_path, changes, revision):
+    (tmp_path / "base.yaml").write_text("model: {path: org/one, revision: aaaa}\n")
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\noutput: here\n")
+    values = override(read(tmp_path / "mine.yaml"), changes).values
+    assert values["model"].get("revision") == revision
