@@ -6,7 +6,9 @@ import difflib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reason_rl.errors import RecipeError
+from reason_rl.errors import ReasonRLError, RecipeError, RunError
 from reason_rl.rollout.batch import RolloutBatch
 
 Rows = Float[Tensor, " rows"]
@@ -142,22 +144,81 @@ def scaled(factor: float, reward: Reward) -> Reward:
     return lambda batch: factor * reward(batch)
 
 
-def load_reward(path: Path, **params: Any) -> Reward:
+@dataclass(frozen=True)
+class FileReward:
+    """The reward of a file. What it returns is one number a row, nan where a row cannot be scored, or an error.
+
+    Raises:
+        RunError: naming the file, when the reward raises, or returns anything but finite numbers and nan, [B]; or nan for
+            every row though some of them have a verdict.
+    """
+
+    path: Path
+    reward: Reward
+
+    def __call__(self, batch: RolloutBatch) -> Rows:
+        """Return the rewards of a batch, float32 [B]."""
+        try:
+            values: Any = self.reward(batch)
+        except ReasonRLError:
+            raise
+        except Exception as error:
+            raise RunError(f"{where(self.path, error)}: {described(error)}") from error
+        rows = len(batch.problem_id)
+        if not isinstance(values, torch.Tensor):
+            raise RunError(f"{self.path}: the reward returned {type(values).__name__}, not a float tensor [{rows}]")
+        if values.shape != (rows,) or values.is_complex():
+            raise RunError(
+                f"{self.path}: the reward returned {values.dtype} of shape {list(values.shape)} for {rows} rows, not a "
+                f"float tensor [{rows}]"
+            )
+        values = values.detach().to(torch.float32)
+        if values.isinf().any():
+            row = int(values.isinf().nonzero()[0])
+            raise RunError(
+                f"{self.path}: the reward of row {row} is {float(values[row])} (completion tokens {int(batch.length[row])}"
+                f", correct {float(batch.correct[row])}); a reward is finite, or nan where a row cannot be scored"
+            )
+        if values.isnan().all() and not batch.correct.isnan().all():
+            raise RunError(f"{self.path}: the reward of all {rows} rows is nan, so nothing could be learned from them")
+        return values
+
+
+def load_reward(path: Path, **params: Any) -> FileReward:
     """Load ``reward`` from a file of ``rewards/`` and call it with the recipe's parameters.
 
     Raises:
-        RecipeError: when the file cannot be loaded, has no ``reward``, or does not take these parameters.
+        RecipeError: when the file cannot be loaded, has no ``reward``, does not take these parameters or fails on them.
     """
     if not path.is_file():
         raise RecipeError(f"{path}: no such reward file")
     factory = getattr(_load_module(path), "reward", None)
     if not callable(factory):
         raise RecipeError(f"{path}: defines no function reward(**parameters)")
-    _check_parameters(path, inspect.signature(factory).parameters, params)
-    reward = factory(**params)
+    try:
+        _check_parameters(path, inspect.signature(factory).parameters, params)
+        reward = factory(**params)
+    except ReasonRLError:
+        raise
+    except Exception as error:
+        raise RecipeError(f"{where(path, error)}: reward(**parameters) failed: {described(error)}") from error
     if not callable(reward):
         raise RecipeError(f"{path}: reward() returns {type(reward).__name__}, not a function of a rollout batch")
-    return reward
+    return FileReward(path, reward)
+
+
+def where(path: Path, error: BaseException) -> str:
+    """Return the file and its line that an exception came by; the file alone where it came by none of them."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f"{path}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def described(error: BaseException) -> str:
+    """Return an exception as one line."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
 def _load_module(path: Path) -> ModuleType:
@@ -170,9 +231,9 @@ def _load_module(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise RecipeError(f"{path}: cannot be loaded ({type(error).__name__}: {error})") from error
+        raise RecipeError(f"{where(path, error)}: cannot be loaded ({described(error)})") from error
     return module
 
 

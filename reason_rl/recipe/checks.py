@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reason_rl.content import find_content
 from reason_rl.errors import RecipeError
 from reason_rl.recipe.attention_checks import check_prior
 from reason_rl.recipe.fields import problems
 from reason_rl.recipe.grading_checks import grading_complaint
 from reason_rl.recipe.method_checks import check_methods, check_scale
 from reason_rl.recipe.offline_checks import CONFIGS, check_sections
-from reason_rl.recipe.schema import Recipe, RewardSpec
+from reason_rl.recipe.reward_checks import check_factory, declares, read_reward
+from reason_rl.recipe.schema import Recipe
 
 Complaint = tuple[tuple[str, ...], str]
 
@@ -196,51 +195,21 @@ def _reward(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
     algorithm = recipe.algorithm
     assert algorithm is not None
     try:
-        path = find_content(algorithm.reward.file, folder)
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (RecipeError, SyntaxError) as error:
+        path, tree = read_reward(recipe, folder)
+    except RecipeError as error:
         yield ("algorithm", "reward", "file"), str(error)
         return
-    yield from _reward_parameters(algorithm.reward, path, tree)
-    if _declares(tree, "CANCELLED_BY_GROUP_STD"):
+    yield from check_factory(algorithm.reward, path, tree)
+    if declares(tree, "CANCELLED_BY_GROUP_STD"):
         group = int({**TRL_DEFAULTS, **recipe.trainer}["num_generations"])
         yield from check_scale(recipe, rows_per_generation(recipe.trainer) // group, path.name)
-    if algorithm.targets is None and _declares(tree, "NEEDS_TARGETS"):
+    if algorithm.targets is None and declares(tree, "NEEDS_TARGETS"):
         yield ("algorithm", "targets"), f"is missing; {path.name} needs measured targets"
-    if algorithm.reference is None and recipe.difficulty is None and _declares(tree, "NEEDS_REFERENCE"):
+    if algorithm.reference is None and recipe.difficulty is None and declares(tree, "NEEDS_REFERENCE"):
         yield ("algorithm", "reference"), f"is missing; {path.name} needs it, or a table in difficulty"
-    if algorithm.overlong == "mask" and _declares(tree, "TRUNCATION_PENALTY"):
+    if algorithm.overlong == "mask" and declares(tree, "TRUNCATION_PENALTY"):
         yield (
             ("algorithm", "overlong"),
             f"mask takes cut rollouts out of the loss, so the truncation penalty of {path.name} could never act; use "
             "penalise or keep",
         )
-
-
-def _reward_parameters(spec: RewardSpec, path: Path, tree: ast.Module) -> Iterator[Complaint]:
-    function = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "reward"), None)
-    if function is None:
-        yield ("algorithm", "reward", "file"), f"{path} defines no function reward(**parameters)"
-        return
-    arguments = function.args
-    known = [a.arg for a in (*arguments.args, *arguments.kwonlyargs)]
-    for name in spec.params():
-        if name not in known and arguments.kwarg is None:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; {path.name} takes {', '.join(known) or 'none'}"
-            yield ("algorithm", "reward", name), f"unknown parameter{hint}"
-    needed = [
-        argument.arg
-        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-        if default is None
-    ]
-    for name in needed:
-        if name not in spec.params():
-            yield ("algorithm", "reward", name), f"is missing; {path.name} needs it"
-
-
-def _declares(tree: ast.Module, name: str) -> bool:
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-            return isinstance(node.value, ast.Constant) and node.value.value is True
-    return False

@@ -53,6 +53,7 @@ from reason_rl.trainer.config import (
 from reason_rl.trainer.extra_loss import ExtraLoss
 from reason_rl.trainer.grpo import ReasonGRPOTrainer
 from reason_rl.trainer.reference import starting_references
+from reason_rl.trainer.reward_trial import try_reward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -129,6 +130,7 @@ def training_inputs(recipe: Recipe) -> Inputs:
     problems = training_problems(recipe)
     method = composition(recipe, recipe.reward_file())
     prompts = render_prompts(problems, tokenizer, longest_variant(recipe.prompt))
+    try_reward(method, recipe, problems, tokenizer)
     if any(think_id in opening.token_ids for opening in method.openings):
         check_thinking_is_open(str(tokenizer.decode(list(prompts[0]))), str(recipe.model.end_think_token))
     budget = method.budget.largest()

@@ -47,3 +47,12 @@ def test_its_parameters_are_checked_before_anything_starts(own):
         load_recipe(own, ["~algorithm.reward.weight", "algorithm.reward.wieght=2"])
     with pytest.raises(RecipeError, match=r"nowhere\.py"):
         load_recipe(own, ["algorithm.reward.file=nowhere.py"])
+
+
+def test_a_run_with_a_reward_that_fails_samples_nothing(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (tmp_path / "brevity.py").read_text()
+    (tmp_path / "brevity.py").write_text(text.replace("batch.budget", "batch.bugdet"))
+    with pytest.raises(RecipeError, match=r"brevity\.py:8: AttributeError: .*bugdet"):
+        cli.app(["run", "mine.yaml", *OVERRIDES], standalone_mode=False)
+    assert not list(tmp_path.glob("outputs/mine/eval/*.jsonl"))

@@ -7,7 +7,7 @@ import torch
 from trl.rewards import get_soft_overlong_punishment
 
 from reason_rl.algorithm.reward import correctness, cosine, load_reward, product, soft_overlong, truncation
-from reason_rl.errors import RecipeError
+from reason_rl.errors import RecipeError, RunError
 from reason_rl.rollout.batch import example_batch
 
 PUBLISHED = {"right": (2.0, 1.0), "wrong": (-10.0, 0.0), "exceeded": -10.0}
@@ -67,8 +67,8 @@ def test_an_end_token_at_the_cap_is_a_finished_rollout():
 @pytest.mark.parametrize(
     ("text", "params", "message"),
     [
-        ("def reward(:\n", {}, r"own.py: cannot be loaded \(SyntaxError"),
-        ("import no_such_module\n", {}, r"own.py: cannot be loaded \(ModuleNotFoundError: No module named 'no_such"),
+        ("def reward(:\n", {}, r"own.py:1: cannot be loaded \(SyntaxError"),
+        ("import no_such_module\n", {}, r"own.py:1: cannot be loaded \(ModuleNotFoundError: No module named 'no_such"),
         ("reward = 3\n", {}, r"own.py: defines no function reward"),
         ("def reward(*, share): ...\n", {}, r"own.py: reward needs the parameter share"),
         ("def reward(share): ...\n", {}, r"own.py: reward needs the parameter share"),
@@ -77,6 +77,9 @@ def test_an_end_token_at_the_cap_is_a_finished_rollout():
         ("def reward(*, tokens: int): ...\n", {"tokens": 1.5}, r"own.py: parameter tokens is 1.5; expected int"),
         ("def reward(*, tokens: int): ...\n", {"tokens": True}, r"own.py: parameter tokens is True; expected int"),
         ("def reward(): return 3\n", {}, r"own.py: reward\(\) returns int, not a function"),
+        ("def reward():\n    return 1 / 0\n", {}, r"own.py:2: reward\(\*\*parameters\) failed: ZeroDivisionError"),
+        ("def reward(batch, /): ...\n", {}, r"own.py: reward\(\*\*parameters\) failed: TypeError"),
+        ("raise SystemExit(1)\n", {}, r"own.py:1: cannot be loaded \(SystemExit"),
     ],
 )
 def test_reward_files_that_cannot_be_used_are_one_line(tmp_path, text, params, message):
@@ -103,3 +106,41 @@ def test_own_reward_files_may_use_dataclasses_and_any_keyword(tmp_path):
     batch = example_batch([1, 0], [5, 5])
     assert load_reward(path, value=2)(batch).tolist() == [2.0, 0.0]
     assert load_reward(path, anything="x")(batch).tolist() == [2.0, 0.0]
+
+
+OWN = "import torch\ndef reward():\n    def score(batch):\n        return {}\n    return score\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("batch.correct / (1 / 0)", r"own.py:4: ZeroDivisionError: division by zero"),
+        ("batch.corect", r"own.py:4: AttributeError: .*corect"),
+        ("batch.correct + None", r"own.py:4: TypeError"),
+        ("batch.known['shortest']", r"own.py:4: KeyError: 'shortest'"),
+        ("batch.correct.tolist()", r"own.py: the reward returned list, not a float tensor \[2\]"),
+        ("None", r"own.py: the reward returned NoneType"),
+        ("batch.correct.mean()", r"own.py: the reward returned torch.float32 of shape \[\] for 2 rows"),
+        ("batch.correct[:, None]", r"own.py: the reward returned torch.float32 of shape \[2, 1\] for 2 rows"),
+        ("1 / (batch.correct - 1)", r"own.py: the reward of row 0 is inf .*correct 1.0"),
+        ("batch.correct * torch.nan", r"own.py: the reward of all 2 rows is nan"),
+    ],
+)
+def test_a_reward_that_is_no_number_a_row_stops_the_run(tmp_path, value, message):
+    path = tmp_path / "own.py"
+    path.write_text(OWN.format(value))
+    reward = load_reward(path)
+    with pytest.raises(RunError, match=message) as raised:
+        reward(example_batch([1, 0], [5, 5]))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["batch.correct", "(batch.correct == 1)", "batch.length", "batch.correct.double()"])
+def test_rewards_become_float32_and_a_row_without_a_verdict_may_be_nan(tmp_path, value):
+    path = tmp_path / "own.py"
+    path.write_text(OWN.format(value))
+    values = load_reward(path)(example_batch([1, math.nan], [5, 5]))
+    assert values.dtype == torch.float32
+    assert values[0] > 0
+    # Problems without answers are no fault of the reward.
+    load_reward(path)(example_batch([math.nan, math.nan], [5, 5]))
