@@ -13,7 +13,7 @@ from reason_rl.recipe.fields import problems
 from reason_rl.recipe.grading_checks import grading_complaint
 from reason_rl.recipe.method_checks import check_methods, check_scale
 from reason_rl.recipe.offline_checks import CONFIGS, check_sections
-from reason_rl.recipe.reward_checks import check_factory, declares, read_reward
+from reason_rl.recipe.reward_checks import check_factory, check_overlong, declares, read_reward
 from reason_rl.recipe.schema import Recipe
 
 Complaint = tuple[tuple[str, ...], str]
@@ -207,9 +207,4 @@ def _reward(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
         yield ("algorithm", "targets"), f"is missing; {path.name} needs measured targets"
     if algorithm.reference is None and recipe.difficulty is None and declares(tree, "NEEDS_REFERENCE"):
         yield ("algorithm", "reference"), f"is missing; {path.name} needs it, or a table in difficulty"
-    if algorithm.overlong == "mask" and declares(tree, "TRUNCATION_PENALTY"):
-        yield (
-            ("algorithm", "overlong"),
-            f"mask takes cut rollouts out of the loss, so the truncation penalty of {path.name} could never act; use "
-            "penalise or keep",
-        )
+    yield from check_overlong(algorithm.overlong, path, tree)

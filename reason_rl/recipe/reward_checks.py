@@ -15,6 +15,7 @@ Complaint = tuple[tuple[str, ...], str]
 Factory = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 FILE = ("algorithm", "reward", "file")
+PENALTY = "TRUNCATION_PENALTY"
 WAY_OUT = (
     "reward(*, parameters) gets the recipe's parameters and returns a function of a RolloutBatch, see rewards/README.md"
 )
@@ -51,14 +52,38 @@ def check_factory(spec: RewardSpec, path: Path, tree: ast.Module) -> Iterator[Co
     yield from _parameters(spec, path, factory.args, place)
 
 
+def check_overlong(overlong: str, path: Path, tree: ast.Module) -> Iterator[Complaint]:
+    """Yield what is wrong with ``algorithm.overlong`` for a file that does, or does not, penalise cut rollouts by itself."""
+    line = declared_at(tree, PENALTY)
+    key = ("algorithm", "overlong")
+    if line is None and overlong == "penalise":
+        yield (
+            key,
+            f"penalise leaves cut rollouts to the reward, but {path} does not say {PENALTY} = True: if it penalises them, "
+            "add that line; if not, use keep or mask",
+        )
+    elif line is not None and overlong != "penalise":
+        does = {
+            "mask": "takes cut rollouts out of the loss, so that it could never act",
+            "keep": "says that cut rollouts are not penalised",
+        }
+        yield key, f"{path}:{line} says {PENALTY} = True, and {overlong} {does[overlong]}; use penalise"
+
+
 def declares(tree: ast.Module, name: str) -> bool:
     """Tell whether a file says ``NAME = True``, with or without a type."""
+    return declared_at(tree, name) is not None
+
+
+def declared_at(tree: ast.Module, name: str) -> int | None:
+    """Return the line in which a file says ``NAME = True``, None where it does not."""
+    found = None
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-                return isinstance(node.value, ast.Constant) and node.value.value is True
-    return False
+                found = node.lineno if isinstance(node.value, ast.Constant) and node.value.value is True else None
+    return found
 
 
 def _binds_reward(node: ast.AST) -> bool:

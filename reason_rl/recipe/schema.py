@@ -304,7 +304,8 @@ class AlgorithmSection(Section):
     advantage: AdvantageSpec = AdvantageSpec()
     """How rewards become advantages."""
     overlong: Literal["penalise", "mask", "keep"] = "keep"
-    """Cut rollouts: penalised by the reward, masked out of the loss, or treated like any other."""
+    """Cut rollouts, which are wrong whatever they say: penalised by the reward beyond that (its file then says
+    TRUNCATION_PENALTY = True), masked out of the loss, or kept as any other wrong one."""
     kl: KlSpec = KlSpec()
     """KL to the start."""
     openings: list[OpeningSpec] = []

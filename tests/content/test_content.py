@@ -26,6 +26,12 @@ def test_recipe_loads(name):
     assert load_recipe(RECIPES[name]).recipe.output.startswith("outputs/")
 
 
+@pytest.mark.parametrize("name", [name for name in RECIPES if not name.endswith("base")])
+def test_what_happens_to_cut_rollouts_is_written_down(name):
+    document = load_recipe(RECIPES[name]).document.values
+    assert "algorithm" not in document or "overlong" in document["algorithm"]
+
+
 @pytest.mark.parametrize("path", RECIPES.values(), ids=RECIPES.keys())
 def test_recipe_names_its_schema_and_says_what_it_is(path):
     first, second = path.read_text().splitlines()[:2]

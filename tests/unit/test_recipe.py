@@ -65,7 +65,7 @@ def test_a_minimal_recipe_loads_and_numbers_are_numbers(write):
         (
             "algorithm:\n  budget: {tokens: 9}\n  overlong: mask\n  reward: {file: rewards/dler.py}\n",
             3,
-            "algorithm.overlong: mask takes cut rollouts out of the loss",
+            "and mask takes cut rollouts out of the loss, so that it could never act; use penalise",
         ),
         (
             "algorithm:\n  budget: {tokens: 9}\n  reward: {file: rewards/dlr.py}\n",

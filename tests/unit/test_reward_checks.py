@@ -77,6 +77,33 @@ def test_a_positional_parameter_may_come_from_the_recipe(write):
     load_recipe(write("def reward(weight):\n    return lambda batch: batch.correct * weight\n", params=", weight: 2"))
 
 
+@pytest.mark.parametrize(
+    ("line", "overlong", "message"),
+    [
+        ("", "penalise", r"penalise leaves cut rollouts to the reward, but .*mine.py does not say .*use keep or mask"),
+        ("TRUNCATION_PENALTY = False\n", "penalise", r"does not say TRUNCATION_PENALTY = True"),
+        ("TRUNCATION_PENALTY = True\n", "keep", r"mine.py:1 says TRUNCATION_PENALTY = True, and keep .*use penalise"),
+        (
+            "TRUNCATION_PENALTY: bool = True\n",
+            "mask",
+            r"mine.py:1 says .* and mask takes cut rollouts out .*use penalise",
+        ),
+        ("TRUNCATION_PENALTY = True\n", None, r"grpo.yaml:\d+: algorithm.overlong: .*, and keep .*use penalise"),
+    ],
+)
+def test_reward_and_recipe_agree_on_cut_rollouts(write, line, overlong, message):
+    more = f"  overlong: {overlong}\n" if overlong else ""
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write(line + GOOD, extends="tiny/grpo", more=more))
+
+
+@pytest.mark.parametrize(
+    ("line", "overlong"), [("", "keep"), ("", "mask"), ("TRUNCATION_PENALTY = True\n", "penalise")]
+)
+def test_each_way_with_cut_rollouts_has_its_files(write, line, overlong):
+    load_recipe(write(line + GOOD, more=f"  overlong: {overlong}\n"))
+
+
 def tried(path):
     recipe = load_recipe(path).recipe
     problems = load_problems(recipe.data)[:4]
