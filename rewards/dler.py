@@ -10,11 +10,11 @@ Source: DLER (arXiv 2510.15110) section 3.1.
 [1.0, 0.0, 0.0]
 """
 
-from reason_rl.algorithm.reward import Reward, correctness, product, truncation
+from reason_rl.algorithm.reward import Reward, correctness, cut_answer, product, total, truncation
 
 TRUNCATION_PENALTY = True
 
 
 def reward(*, truncated_reward: float = 0.0) -> Reward:
     """Return correctness, zeroed (or scaled by ``truncated_reward``) when cut."""
-    return product(correctness(), truncation(truncated_reward))
+    return total(product(correctness(), truncation()), cut_answer(truncated_reward))

@@ -94,7 +94,7 @@ class GuardedPrices(Policy):
 
     def _running(self, before: Mapping[str, float], groups: Sequence[Observed]) -> dict[str, float]:
         """Return the running accuracy of each variant that was rolled out."""
-        right: dict[str, int] = {}
+        right: dict[str, float] = {}
         scored: dict[str, int] = {}
         for group in groups:
             variant = variant_of(group.problem_id)

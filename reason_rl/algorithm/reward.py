@@ -39,13 +39,29 @@ def correctness(right: float = 1.0, wrong: float = 0.0) -> Reward:
 def truncation(reward_share: float = 0.0) -> Reward:
     """Return the factor ``1`` for finished rollouts and ``reward_share`` for those cut by their budget.
 
-    What counts is the sampler's finish reason: an end token that is the last one allowed is a finished rollout.
+    What counts is the sampler's finish reason: an end token that is the last one allowed is a finished rollout. In training
+    a cut rollout is wrong already, and a share of nothing is nothing: see :func:`cut_answer`.
 
     >>> from reason_rl.rollout.batch import example_batch
     >>> truncation(0.5)(example_batch([1, 1], [64, 64], cut=[False, True], budget=64)).tolist()
     [1.0, 0.5]
     """
     return lambda batch: torch.where(batch.truncated, reward_share, 1.0)
+
+
+def cut_answer(reward_share: float) -> Reward:
+    """Return ``reward_share`` for a cut rollout that had written the right answer, else 0; in training it counts as wrong.
+
+    >>> from reason_rl.rollout.batch import example_batch
+    >>> cut_answer(0.25)(example_batch([1, 1, 0], [9, 64, 64], cut=[False, True, True], budget=64)).tolist()
+    [0.0, 0.25, 0.0]
+    """
+
+    def reward(batch: RolloutBatch) -> Rows:
+        written = batch.correct if batch.written is None else batch.written
+        return torch.where(batch.truncated, reward_share * written, 0.0)
+
+    return reward
 
 
 def soft_overlong(max_tokens: int, cache_tokens: int) -> Reward:

@@ -21,7 +21,10 @@ LOW_QUANTILE = 0.2
 
 @dataclass(frozen=True)
 class Observed:
-    """One group of rollouts of one problem: verdicts (1 right, 0 wrong, nan unscored) and completion tokens."""
+    """One group of rollouts of one problem: verdicts (1 right, 0 wrong, nan unscored) and completion tokens.
+
+    Where a rollout is judged by several answers its verdict is the share of them that is right.
+    """
 
     problem_id: str
     correct: tuple[float, ...]
@@ -33,14 +36,20 @@ class Observed:
         return sum(not math.isnan(value) for value in self.correct)
 
     @property
-    def right(self) -> int:
-        """How many rollouts are right."""
-        return sum(value == 1 for value in self.correct)
+    def right(self) -> float:
+        """How many rollouts are right, shares added up."""
+        return math.fsum(value for value in self.correct if not math.isnan(value))
 
     @property
     def right_tokens(self) -> tuple[int, ...]:
-        """Completion tokens of the right rollouts."""
+        """Completion tokens of the rollouts that are right, not in part."""
         return tuple(n for value, n in zip(self.correct, self.tokens, strict=True) if value == 1)
+
+    @property
+    def tokens_by_share(self) -> float:
+        """Completion tokens of the right rollouts added up, each by its share."""
+        rows = zip(self.correct, self.tokens, strict=True)
+        return math.fsum(value * n for value, n in rows if not math.isnan(value))
 
 
 @dataclass(frozen=True)
@@ -48,19 +57,19 @@ class History:
     """What was seen of one problem so far; lengths in completion tokens.
 
     Args:
-        visits: groups seen; rollouts, right: scored rollouts and right ones over all of them.
+        visits: groups seen; rollouts, right: scored rollouts and right ones over all of them, shares added up.
         pass_rate: share right at the last visit, None before the first.
         shortest_right: the shortest right rollout, None before there is one.
-        right_tokens: sum over all right rollouts.
+        right_tokens: sum over all right rollouts, by their shares.
         recent_right: the last 32 right rollouts, oldest first.
     """
 
     visits: int = 0
     rollouts: int = 0
-    right: int = 0
+    right: float = 0
     pass_rate: float | None = None
     shortest_right: int | None = None
-    right_tokens: int = 0
+    right_tokens: float = 0
     recent_right: tuple[int, ...] = ()
 
     def after(self, seen: Observed) -> History:
@@ -68,7 +77,7 @@ class History:
 
         >>> h = History().after(Observed("a", (1, 1, 0), (40, 30, 90))).after(Observed("a", (0, 0), (50, 60)))
         >>> h.visits, h.right, h.pass_rate, h.shortest_right, h.right_tokens
-        (2, 2, 0.0, 30, 70)
+        (2, 2.0, 0.0, 30, 70.0)
         """
         if not seen.scored:
             return self
@@ -80,7 +89,7 @@ class History:
             right=self.right + seen.right,
             pass_rate=seen.right / seen.scored,
             shortest_right=min(known, default=None),
-            right_tokens=self.right_tokens + sum(lengths),
+            right_tokens=self.right_tokens + seen.tokens_by_share,
             recent_right=(*self.recent_right, *lengths)[-RECENT_LENGTHS:],
         )
 
@@ -193,14 +202,13 @@ def after_probe(store: Store, policy: Policy, groups: Sequence[Observed]) -> Sto
 
 
 def observed(batch: RolloutBatch) -> list[Observed]:
-    """Return the groups of a batch as they are kept; a rollout that was cut counts as wrong.
+    """Return the groups of a batch as they are kept, by its verdicts (a rollout that was cut is graded as wrong).
 
     >>> from reason_rl.rollout.batch import example_batch
-    >>> observed(example_batch([1, 1], [9, 64], cut=[False, True]))
+    >>> observed(example_batch([1, 0], [9, 64], cut=[False, True]))
     [Observed(problem_id='p0', correct=(1.0, 0.0), tokens=(9, 64))]
     """
-    correct = torch.where(batch.truncated, batch.correct * 0, batch.correct).tolist()
-    tokens = batch.length.tolist()
+    correct, tokens = batch.correct.tolist(), batch.length.tolist()
     groups, start = [], 0
     for size in batch.sizes:
         rows = slice(start, start + size)

@@ -37,7 +37,7 @@ def training_tier(right: int, rollouts: int) -> Tier:
     return "medium" if 3 * right >= rollouts else "low"
 
 
-def monitoring_tier(right: int, rollouts: int) -> Tier:
+def monitoring_tier(right: float, rollouts: int) -> Tier:
     """Return the tier of a monitored problem, whose edges belong to the harder side: low up to 1/3, medium up to 2/3.
 
     >>> monitoring_tier(2, 3), monitoring_tier(1, 3)

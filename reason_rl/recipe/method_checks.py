@@ -74,6 +74,16 @@ def _summaries(recipe: Recipe, algorithm: AlgorithmSection, spec: SummariesSpec)
             ("algorithm", "budget", "tokens"),
             f"is {budget.tokens}, but summaries end at {spec.budgets[-1]} think tokens",
         )
+    if algorithm.targets is not None:
+        yield (
+            ("algorithm", "targets"),
+            "are not for summaries: their probes end at the end-of-think token, without an answer",
+        )
+    if isinstance(algorithm.curriculum, CuresCurriculumSpec) and algorithm.curriculum.probe_rollouts:
+        yield (
+            ("algorithm", "curriculum", "probe_rollouts"),
+            "is not for summaries, as a probe ends at the end-of-think token, without an answer; use 0",
+        )
     if recipe.model.end_think_token is None:
         yield ("model", "end_think_token"), "is null; summaries need a model that thinks"
     if algorithm.openings:

@@ -26,7 +26,8 @@ class RolloutBatch:
         think_length: think tokens up to and including the end-of-think token, or all of them when it never came, [B].
         finish_reason: from the sampler, in {stop, length, exit}, [B].
         budget: completion tokens allowed, [B].
-        correct: 1 right, 0 wrong, nan unscored, float32 [B].
+        correct: 1 right, 0 wrong, nan unscored, float32 [B]. In training a rollout that was cut is wrong, whatever it says.
+        written: the verdict on what was written, cut or not, as ``correct``, [B]; None = ``correct``.
         sampling_logps: log-probability of each token under what chose it (the sampler, or the choice of an opening), or None.
         forced: leading completion tokens that were put there and not sampled, [B], or None when there are none.
         columns: data set columns, each [B].
@@ -55,6 +56,7 @@ class RolloutBatch:
     progress: float = 0.0
     policy_version: int = 0
     group_sizes: tuple[int, ...] | None = None
+    written: Tensor | None = None
 
     def __post_init__(self) -> None:
         rows = len(self.problem_id)
@@ -63,7 +65,7 @@ class RolloutBatch:
         if self.group_sizes is not None and sum(self.group_sizes) != rows:
             raise ValueError(f"groups of {self.group_sizes} rows are not {rows} rows")
         per_row = {name: getattr(self, name) for name in PER_ROW} | dict(self.columns) | dict(self.known)
-        optional = {"sampling_logps": self.sampling_logps, "forced": self.forced}
+        optional = {"sampling_logps": self.sampling_logps, "forced": self.forced, "written": self.written}
         per_row |= {name: value for name, value in optional.items() if value is not None}
         wrong = {name: len(value) for name, value in per_row.items() if len(value) != rows}
         if wrong:
@@ -103,7 +105,7 @@ def example_batch(
     """Return a batch with these verdicts and completion tokens and nothing else, to try a reward on.
 
     Args:
-        correct: 1 right, 0 wrong, nan unscored, [B].
+        correct: 1 right, 0 wrong, nan unscored, [B]; taken as they are, also where ``cut``.
         length: completion tokens, [B].
         cut: which rollouts were cut by their budget, [B]; none when left out.
         budget: completion tokens allowed, the same for all rows.

@@ -80,15 +80,19 @@ class Grader:
         *,
         closed: bool = False,
     ) -> RolloutBatch:
-        """Build the batch of one round; rows without an answer stay unscored (nan).
+        """Build the batch of one round; rows without an answer stay unscored (nan), and a rollout that was cut is wrong.
 
-        ``closed``: the prompts close the thinking, so the completions are answers and have no think tokens.
+        ``closed``: the prompts close the thinking, so the completions are answers and have no think tokens. Where a short
+        answer ends is not what it is judged by: it may be cut (AnytimeReasoner, arXiv 2505.13438, judges its text).
         """
         completions = [sample.token_ids for sample in samples]
         answers = [row.get("answer") for row in rows]
         given = [self.extracted(ids, closed=closed) for ids in completions]
         verdicts = self.verifier.verify(given, [a or "" for a in answers])
-        correct = [float("nan") if a is None else float(v) for a, v in zip(answers, verdicts, strict=True)]
+        written = torch.tensor(
+            [float("nan") if a is None else float(v) for a, v in zip(answers, verdicts, strict=True)]
+        )
+        cut = torch.tensor([sample.finish_reason == "length" and not closed for sample in samples])
         return RolloutBatch(
             group_size=group_size,
             problem_id=tuple(row["problem_id"] for row in rows),
@@ -99,7 +103,8 @@ class Grader:
             think_length=torch.tensor([0 if closed else self.think_length(ids) for ids in completions]),
             finish_reason=tuple(sample.finish_reason for sample in samples),
             budget=torch.tensor(list(budgets)),
-            correct=torch.tensor(correct),
+            correct=torch.where(cut, written * 0, written),
+            written=written,
             sampling_logps=tuple(tuple(sample.logps) for sample in samples),
             forced=tuple(sample.forced for sample in samples) if any(sample.forced for sample in samples) else None,
             columns={key: tuple(row[key] for row in rows) for key in rows[0] if key not in OWN_COLUMNS},

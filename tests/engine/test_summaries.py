@@ -100,6 +100,14 @@ def test_the_policy_is_judged_by_its_last_budget_and_all_tokens_count(run):
     assert row["reason/rollout_tokens"] == output["completion_mask"].sum()
 
 
+def test_the_store_keeps_the_share_of_right_summaries_also_of_traces_that_were_cut(run):
+    trainer, _, _ = run
+    seen = [history for history in trainer.store.histories.values() if history.visits]
+    # Three of four traces, two of which were cut at the last budget and closed.
+    assert {history.pass_rate for history in seen} == {0.75}
+    assert {history.right / history.visits for history in seen} == {3.0}
+
+
 def test_inserted_ids_are_prompt_and_have_no_loss(run, rule):
     _, _, output = run
     summaries = output["completion_ids"][16:]

@@ -62,11 +62,15 @@ def test_rollouts_without_a_verdict_change_nothing():
     assert (seen.rollouts, seen.pass_rate) == (1, 1.0)
 
 
-def test_a_rollout_that_was_cut_is_no_right_one():
-    batch = example_batch([1, 1, float("nan"), 0], [9, 64, 7, 8], cut=[False, True, False, False], group_size=2)
+def test_a_rollout_judged_by_several_answers_is_right_in_part():
+    batch = example_batch([1, 0.25, float("nan"), 0.5], [9, 64, 7, 8], cut=[False, True, False, False], group_size=2)
     first, second = observed(batch)
-    assert first == Observed("p0", (1.0, 0.0), (9, 64))
-    assert (second.scored, second.right, second.right_tokens) == (1, 0, ())
+    assert first == Observed("p0", (1.0, 0.25), (9, 64))
+    assert (second.scored, second.right, second.right_tokens) == (1, 0.5, ())
+    store = after_generation(Store(), [], [first, second])
+    assert (store.pass_rate("p0"), store.pass_rate("p1")) == (0.625, 0.5)
+    seen = store.history("p0")
+    assert (seen.right, seen.right_tokens, seen.shortest_right, seen.recent_right) == (1.25, 9 + 16, 9, (9,))
 
 
 def test_facts_of_known_and_unknown_problems():

@@ -104,6 +104,11 @@ def test_the_tiny_recipe_closes_cut_traces_with_the_end_of_thinking():
         ("algorithm.summaries.budgets=[48, 24, 192]", "do not grow"),
         ("algorithm.filter.keep=non_zero_std", "is not for summaries; use all"),
         ("algorithm.overlong=mask", "traces out that were cut"),
+        ("algorithm.curriculum={use: cures}", "a probe ends at the end-of-think token, without an answer; use 0"),
+        (
+            "algorithm.targets={smallest_tokens: 16, largest_tokens: 64, interval_tokens: 16, problems: 8, rollouts: 4}",
+            "are not for summaries",
+        ),
         ("trainer.loss_type=sapo", "one advantage a row"),
         ("trainer.importance_sampling_level=sequence", "one advantage a token"),
         ("model.end_think_token=null", "a model that thinks"),
@@ -112,3 +117,8 @@ def test_the_tiny_recipe_closes_cut_traces_with_the_end_of_thinking():
 def test_recipes_that_make_no_sense_with_summaries_are_refused(change, complaint):
     with pytest.raises(RecipeError, match=complaint):
         load_recipe("tiny/anytime_brpo", [change])
+
+
+def test_a_curriculum_may_follow_what_summaries_reach():
+    load_recipe("tiny/anytime_brpo", ["algorithm.curriculum={use: band, low: 0.1, high: 0.9}"])
+    load_recipe("tiny/anytime_brpo", ["algorithm.curriculum={use: cures, probe_rollouts: 0}"])
