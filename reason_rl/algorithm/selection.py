@@ -110,9 +110,14 @@ def halves(
         torch.where(part, r, torch.nan).nanmean(dim=1, keepdim=True).nan_to_num() for part in (low, ~low)
     )
     weight_low, weight_high = (1.0, alpha) if alpha_on == "high" else (alpha, 1.0)
-    inter = torch.where(low, weight_low * r - weight_high * mean_high, weight_high * r - weight_low * mean_low)
-    intra = r - torch.where(low, mean_low, mean_high)
-    return (mu * inter + (1 - mu) * intra).nan_to_num(nan=0.0).flatten()
+    own, own_weight = torch.where(low, mean_low, mean_high), torch.where(low, weight_low, weight_high)
+    other, other_weight = torch.where(low, mean_high, mean_low), torch.where(low, weight_high, weight_low)
+    # mu inter + (1 - mu) intra, written around the mean of both halves, so that alpha = 1 and mu = 0.5 leave nothing else.
+    scored = ~r.isnan()
+    equal = (low & scored).sum(dim=1, keepdim=True) == (~low & scored).sum(dim=1, keepdim=True)
+    middle = torch.where(equal, r.nanmean(dim=1, keepdim=True), (mean_low + mean_high) / 2)
+    baseline = middle + (mu * other_weight - 0.5) * other + (0.5 - mu) * own
+    return ((mu * own_weight + 1 - mu) * r - baseline).nan_to_num(nan=0.0).flatten()
 
 
 def difficulty_weight(advantages: Rows, correct: Rows, group_size: int) -> Rows:
