@@ -42,7 +42,9 @@ def heads(
 def prune(
     model: Annotated[str, typer.Argument(help="Folder or name of the model.", show_default=False)],
     budget: Annotated[float, typer.Option(help="Share of the attention heads to keep.")],
-    out: Annotated[Path, typer.Option(help="Where the smaller model goes.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the smaller model goes; default: outputs/<model>-heads-<budget>.")
+    ] = None,
     rank: Annotated[
         RankHeads, typer.Option(help="By the model's gates, or by the norms of weights.")
     ] = RankHeads.gates,
@@ -55,6 +57,8 @@ def prune(
     """Cut heads out: a smaller model of the same architecture, and how much faster it is (a ratio in one run)."""
     from reason_rl.attention.prune_run import PruneOptions, prune_model
 
+    named = Path(model).parent if Path(model).name == "model" else Path(model)  # a run keeps its model in <run>/model
+    out = out or Path("outputs") / f"{named.name}-heads-{budget:g}"
     result = prune_model(model, out, PruneOptions(budget, rank.value, tokens, repeats))
     if recipe is not None:
         result["accuracy"] = _accuracy(recipe, model, out, limit)

@@ -73,6 +73,12 @@ def test_prune_by_norms_evaluates_on_a_recipe(tmp_path):
     assert (tmp_path / "out" / "eval" / "after.jsonl").is_file()
 
 
+def test_prune_names_its_folder_after_the_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("prune", "tiny-random-llama", "--budget", 0.5, "--rank", "norm", "--tokens", 8, "--repeats", 1, "--json")
+    assert (tmp_path / "outputs" / "tiny-random-llama-heads-0.5" / "pruned.json").exists()
+
+
 def test_heads_teaches_and_prune_reads_it(tmp_path):
     taught = run("heads", "tiny/dler", "--out", tmp_path / "taught", *SHORT, *HEADS, *SMALL, "--json")
     assert taught["traces"] == 12

@@ -97,6 +97,9 @@ def test_the_tiny_recipe_closes_cut_traces_with_the_end_of_thinking():
     assert plan.stop_ids == (end,)
 
 
+TARGETS = "{smallest_tokens: 9, largest_tokens: 9, interval_tokens: 1, problems: 8, rollouts: 4, every: 2}"
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -105,10 +108,7 @@ def test_the_tiny_recipe_closes_cut_traces_with_the_end_of_thinking():
         ("algorithm.filter.keep=non_zero_std", "is not for summaries; use all"),
         ("algorithm.overlong=mask", "traces out that were cut"),
         ("algorithm.curriculum={use: cures}", "a probe ends at the end-of-think token, without an answer; use 0"),
-        (
-            "algorithm.targets={smallest_tokens: 16, largest_tokens: 64, interval_tokens: 16, problems: 8, rollouts: 4}",
-            "are not for summaries",
-        ),
+        (f"algorithm.targets={TARGETS}", "are not for summaries"),
         ("trainer.loss_type=sapo", "one advantage a row"),
         ("trainer.importance_sampling_level=sequence", "one advantage a token"),
         ("model.end_think_token=null", "a model that thinks"),
