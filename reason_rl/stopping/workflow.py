@@ -9,7 +9,7 @@ from typing import Any
 
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.records import EvalRow, write_rows
-from reason_rl.evaluate.run import EvalOptions, evaluate_model
+from reason_rl.evaluate.run import EvalOptions, evaluate_model, make_header
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import digest
 from reason_rl.rollout.backend import Sample, SamplingOptions
@@ -204,15 +204,9 @@ def evaluate_exit(setting: Setting, chosen: CertifiedExit, out: Path, say: Say) 
         sampled,
         in_tenths(say, "completions decoded"),
     )
-    header = {
-        "model": setting.recipe.model.path,
-        "problems": len(problems),
-        "engine": setting.recipe.rollout.engine,
-        **asdict(sampled),
-        "threshold": chosen.threshold,
-        "certified": chosen.certified,
-    }
-    write_rows(out, header, rows)
+    recipe = setting.recipe
+    ends = {"stop": "probe", "threshold": chosen.threshold, "certified": chosen.certified}
+    write_rows(out, make_header(recipe, recipe.model.path, len(problems), recipe.rollout.engine, **ends), rows)
     return rows
 
 

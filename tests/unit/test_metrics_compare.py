@@ -170,6 +170,24 @@ def test_told_to_go_on_it_compares_and_says_so(files, capsys, monkeypatch, tmp_p
     assert "NOT THE SAME CONDITIONS: other: max_tokens is 400 before and 800 after" in " ".join(out.split())
 
 
+def test_another_way_of_stopping_is_compared_and_named(files, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "140")
+    path = changed(tmp_path, stop="no_thinking")
+    code, out, _ = run_cli(capsys, monkeypatch, files["start"], path)
+    assert code == 0
+    assert "NOT THE SAME CONDITIONS: other: stop is None before and no_thinking after" in " ".join(out.split())
+    _, out, _ = run_cli(capsys, monkeypatch, files["start"], path, "--json")
+    assert json.loads(out)["differences"] == ["stop is None before and no_thinking after"]
+
+
+def test_problems_of_another_text_are_left_out_when_told_to_go_on():
+    texts = tuple(dataclasses.replace(r, prompt="other") if r.problem_id == "p03" else r for r in SHORT.rows)
+    with pytest.raises(RecipeError, match="the text of problem p03 is another after"):
+        comparison(START, {"other": EvalRows(HEADER, texts)})
+    result = comparison(START, {"other": EvalRows(HEADER, texts)}, allow_different=True, resamples=50)
+    assert result["runs"][0]["problems"] == 29
+
+
 def test_other_problems_and_samples_are_reduced_to_what_is_common():
     fewer = EvalRows(HEADER, tuple(row for row in SHORT.rows if row.problem_id < "p20" and row.sample == 0))
     with pytest.raises(RecipeError, match="40 samples are on one side only"):

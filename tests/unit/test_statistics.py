@@ -130,7 +130,37 @@ def test_what_is_no_pair_is_refused():
     refused("after has sample 0 of problem a more than once", EvalRows(HEADER, (*rows, rows[0])))
     gold = tuple(dataclasses.replace(r, answer="2") for r in rows)
     refused("the answer of problem a is 1 before and 2 after", EvalRows(HEADER, gold))
+    text = tuple(dataclasses.replace(r, prompt="Another?") for r in rows)
+    refused(r"the text of problem a is another after \(and of 1 more\)", EvalRows(HEADER, text))
     refused("after has no rows", EvalRows(HEADER, ()))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("prompt", {"template": "{problem} Be brief."}), ("verify", "exact"), ("find", "response")]
+)
+def test_what_was_asked_or_graded_otherwise_is_refused(key, value):
+    header = {**HEADER, "prompt": {"template": "{problem}"}, "verify": "math", "find": "box"}
+    before, after = EvalRows(header, BEFORE.rows), EvalRows({**header, key: value}, AFTER.rows)
+    refused(f"{key} is .* before and .* after", after, before)
+    assert len(paired_summary(before, after, resamples=20, allow_different=True)["differences"]) == 1
+
+
+@pytest.mark.parametrize(("key", "value"), [("stop", "no_thinking"), ("engine", "openai")])
+def test_how_thinking_ends_and_the_engine_are_named_and_not_refused(key, value):
+    header = {**HEADER, "stop": None, "engine": "hf"}
+    summary = paired_summary(EvalRows(header, BEFORE.rows), EvalRows({**header, key: value}, AFTER.rows), resamples=20)
+    assert summary["differences"] == [f"{key} is {header[key]} before and {value} after"]
+
+
+def test_prompts_sent_otherwise_by_the_same_engine_are_named():
+    before, after = (
+        EvalRows(HEADER, tuple(dataclasses.replace(r, prompt_hash=sent) for r in side.rows))
+        for side, sent in ((BEFORE, "aa"), (AFTER, "bb"))
+    )
+    (named,) = paired_summary(before, after, resamples=20)["differences"]
+    assert named.startswith("the prompt of problem a as sent is another after")
+    served = EvalRows({**HEADER, "engine": "openai"}, after.rows)
+    assert paired_summary(before, served, resamples=20)["differences"] == ["engine is None before and openai after"]
 
 
 def test_the_tails_are_those_of_hesterberg():

@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from reason_rl.errors import RecipeError
-from reason_rl.evaluate.records import EvalRow, read_rows
+from reason_rl.evaluate.pairing import make_pair
+from reason_rl.evaluate.records import EvalRow, EvalRows, read_rows
+from reason_rl.evaluate.run import make_header
 from reason_rl.recipe.load import load_recipe
 from reason_rl.stopping.commands import probe_app, stop_app
 from reason_rl.stopping.named import named_policy
@@ -136,6 +138,9 @@ def test_probe_eval_writes_rows_that_compare_and_marks_other_conditions(probe, t
     assert len(rows_read.rows) == 48
     assert rows_read.header["threshold"] == result["threshold"]
     assert sum(row.finish_reason == "exit" for row in rows_read.rows) == round(48 * result["exits"])
+    recipe = load_recipe("tiny/dler", test).recipe
+    plain = EvalRows(make_header(recipe, "tiny-reasoner", 12, "hf"), rows_read.rows)
+    assert [phrase.split()[0] for phrase in make_pair(plain, rows_read).differences] == ["stop", "threshold"]
     cooler = [*test, "eval.temperature=0.6"]
     with pytest.raises(RecipeError, match="certified with another sampling"):
         run(probe_app, "eval", "tiny/dler", probe, *cooler, "--out", tmp_path / "cool.jsonl")
