@@ -11,7 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reason_rl.errors import RecipeError
-from reason_rl.problem.files import Place, Rows, check_sha256, data_folder, find_data, local_parts, near, read_lines
+from reason_rl.hub import first_line, hub_errors, quiet_hub
+from reason_rl.problem.files import (
+    DATA_FOLDER_VARIABLE,
+    Place,
+    Rows,
+    check_sha256,
+    data_folder,
+    find_data,
+    local_parts,
+    near,
+    read_lines,
+)
 from reason_rl.problem.gym import check_task, gold
 from reason_rl.problem.record import Problem
 
@@ -85,10 +96,13 @@ def _hub_rows(spec: Any) -> Iterator[tuple[Place, Mapping[str, Any]]]:
     import datasets
 
     try:
-        rows = datasets.load_dataset(spec.name, spec.config, split=spec.split, revision=spec.revision)
-    except (OSError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise RecipeError(f"data.name: cannot load {spec.name} ({reason})") from error
+        with quiet_hub():
+            rows = datasets.load_dataset(spec.name, spec.config, split=spec.split, revision=spec.revision)
+    except hub_errors() as error:
+        raise RecipeError(
+            f"data.name: cannot load {spec.name} from the hub ({first_line(error)}); try again, or set "
+            f"{DATA_FOLDER_VARIABLE} to a folder with {spec.local or spec.name.split('/')[-1]}.jsonl"
+        ) from error
     for number, row in enumerate(rows):
         place = f"{spec.name} row {number}"
         fields = from_columns(row, number, spec, place)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ruamel.yaml import YAML
 
 from reason_rl.errors import RunError
+from reason_rl.hub import first_line, hub_errors, quiet_hub
 from reason_rl.run_folder import RunFolder, write_text
 
 if TYPE_CHECKING:
@@ -117,17 +118,20 @@ def dataset_of(data: dict[str, Any]) -> str:
 
     >>> dataset_of({"use": "hub", "name": "openai/gsm8k"}), dataset_of({"use": "world", "split": "test"})
     ('openai/gsm8k', 'world')
+    >>> dataset_of({"use": "jsonl", "path": "data/olympiadbench.jsonl"})
+    'olympiadbench'
     """
-    return str(data.get("name") or data.get("task") or data.get("puzzle") or data["use"])
+    named = data.get("name") or data.get("task") or data.get("puzzle") or Path(data.get("path") or "").stem
+    return str(named or data["use"])
 
 
 def _upload(folder: Path, repository: str) -> None:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        api = HfApi()
-        api.create_repo(repository, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=folder)
-    except (HfHubHTTPError, OSError) as error:
-        raise RunError(f"--push {repository}: {error}; the card is in {folder}") from error
+        with quiet_hub():
+            api = HfApi()
+            api.create_repo(repository, exist_ok=True)
+            api.upload_folder(repo_id=repository, folder_path=folder)
+    except hub_errors() as error:
+        raise RunError(f"--push {repository}: {first_line(error)}; the card is in {folder}") from error

@@ -64,7 +64,9 @@ def test_hub_data_come_from_the_local_folder_when_named(tmp_path, monkeypatch):
 
 def test_hub_data_that_cannot_be_loaded_are_one_line(monkeypatch):
     monkeypatch.delenv("REASON_RL_DATA", raising=False)
-    with pytest.raises(RecipeError, match=r"data.name: cannot load no-such-org/no-such-set"):
+    with pytest.raises(
+        RecipeError, match=r"data.name: cannot load no-such-org/no-such-set from the hub .*or set REASON_RL_DATA"
+    ):
         load_problems(HubData(use="hub", name="no-such-org/no-such-set"))
 
 

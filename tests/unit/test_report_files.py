@@ -1,11 +1,15 @@
 """What a report leaves beside its page: drawings as files, a model card, and a page that a browser draws."""
 
 import json
+import re
 import shutil
 import subprocess
 
+import httpx
+import huggingface_hub
 import pytest
 import yaml
+from huggingface_hub.errors import HfHubHTTPError
 
 from reason_rl import cli
 from reason_rl.errors import RunError
@@ -87,6 +91,8 @@ def test_the_card_holds_the_results_where_the_hub_reads_them(run):
     assert "# short-thinker" in text
     assert "| mean completion tokens | 100.0 [90.0, 110.0] | 40.0 [35.0, 45.0] | -60.0 [-70.0, -50.0] |" in text
     assert "40 held-out problems x 2 samples of `openai/gsm8k`; cap 512" in text
+    own = {**RECIPE, "eval": {"data": {"use": "jsonl", "path": "data/mine.jsonl"}}}
+    assert "2 samples of `mine`; cap 512" in card(SUMMARY, own, "me/short-thinker")
 
 
 def test_an_unfinished_run_has_no_card(run):
@@ -95,16 +101,26 @@ def test_an_unfinished_run_has_no_card(run):
         publish(run, "me/m", dry_run=True)
 
 
-def test_a_push_that_the_hub_refuses_keeps_the_card(run, monkeypatch):
-    import huggingface_hub
-
-    def refuse(*_args, **_options):
-        raise OSError("no network")
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
-    with pytest.raises(RunError, match=r"--push me/m: no network; the card is in"):
-        publish(run, "me/m", dry_run=False)
+def fails(run, repository, said):
+    with pytest.raises(RunError, match=rf"--push {repository}: {said}[^\n]*; the card is in [^\n]*$"):
+        publish(run, repository, dry_run=False)
     assert (run.model / "README.md").is_file()
+
+
+def test_a_push_that_the_hub_refuses_or_that_has_no_network_keeps_the_card(run, monkeypatch):
+    refused = HfHubHTTPError("401: no\ntoken", response=httpx.Response(401, request=httpx.Request("POST", "http://x")))
+    # What the client lets through: no OSError, so that it needs a test of its own.
+    for error in (httpx.ConnectError("Name or service not known"), httpx.ReadTimeout(""), refused):
+
+        def create(*_args, raised=error, **_options):
+            raise raised
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create)
+        fails(run, "me/m", re.escape(str(error).split("\n")[0]) or "ReadTimeout")
+
+
+def test_a_push_to_what_is_no_name_keeps_the_card(run):
+    fails(run, "me/m/x", "Repo id must be in the form")
 
 
 def test_a_report_of_an_unfinished_run_says_what_there_is(tmp_path, capsys):
