@@ -81,10 +81,11 @@ def part_of(path: Path) -> Path:
 def start_rows(path: Path, header: dict[str, Any]) -> list[EvalRow]:
     """Open an evaluation for appending and return the rows that an interrupted one with the same header left behind.
 
-    A line torn by the interruption, and what follows it, is dropped.
+    A line torn by the interruption, and what follows it, is dropped. An unfinished evaluation that has no rows, as a start
+    that failed leaves it, is overwritten.
 
     Raises:
-        RunError: when the file, finished or not, belongs to another evaluation.
+        RunError: when the file, finished or not, belongs to another evaluation, or cannot be written.
     """
     part = part_of(path)
     header = json.loads(json.dumps(header))
@@ -93,15 +94,23 @@ def start_rows(path: Path, header: dict[str, Any]) -> list[EvalRow]:
     if found.is_file():
         first, *lines = found.read_text(encoding="utf-8").split("\n")
         there = _parsed(first)
-        if there != {"header": True, **header}:
+        records = [record for record in takewhile(lambda record: record is not None, map(_parsed, lines)) if record]
+        if there != {"header": True, **header} and not _started(found, part, there, records):
             different = sorted(key for key in header if (there or {}).get(key) != header[key])
             raise RunError(f"{found}: holds another evaluation ({', '.join(different)} differ); name another file")
-        records = takewhile(lambda record: record is not None, map(_parsed, lines))
-        rows = [EvalRow(**record) for record in records if record]
+        rows = [EvalRow(**record) for record in records]
     if found == path and rows:
         return rows
-    write_lines(part, [{"header": True, **header}, *map(asdict, rows)])
+    try:
+        write_lines(part, [{"header": True, **header}, *map(asdict, rows)])
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror})") from error
     return rows
+
+
+def _started(found: Path, part: Path, header: dict[str, Any] | None, records: Sequence[dict[str, Any]]) -> bool:
+    """Tell whether a file is an evaluation of ours of which only the start was written."""
+    return found == part and header is not None and header.get("header") is True and not records
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

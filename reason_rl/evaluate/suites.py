@@ -111,7 +111,10 @@ def evaluate_recipe(
     loaded = load_recipe(what, [*overrides, *(f"eval.{key}={value}" for key, value in changes.fields().items())])
     if loaded.recipe.eval is None:
         raise RecipeError(f"{loaded.path}: eval: is missing")
-    target = out or Path(loaded.recipe.output) / "eval" / f"{model.name if model else 'start'}.jsonl"
+    name = f"{model.name if model else 'start'}.jsonl"
+    target = out or Path(loaded.recipe.output) / "eval"
+    if out is None or out.is_dir():
+        target /= name
     with live_line(what) as on_progress:
         return {"rows": str(target), **summarise(evaluate(loaded.recipe, model, target, on_progress))}
 
@@ -124,11 +127,15 @@ def evaluate_suites(
     out: Path | None,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Evaluate a model on suites; return a summary a suite. ``out`` is a file for one suite, a folder for several."""
+    """Evaluate a model on suites; return a summary a suite. ``out`` is a file for one suite, a folder for several.
+
+    Raises:
+        RecipeError: for names of no suite, and for an ``out`` that cannot hold the rows.
+    """
+    if not all(names):
+        raise RecipeError(f"eval: {','.join(names)} has an empty name; suites are separated by single commas")
     folder = out or Path("outputs/eval") / Path(model).name
-    targets = {name: folder / f"{Path(name).stem}.jsonl" for name in names}
-    if out is not None and len(names) == 1:
-        targets = {names[0]: out}
+    targets = row_files(names, folder, single=out is not None)
     # All suites are looked up before the first is run.
     recipes = {name: suite_recipe(name, model, folder, changes) for name in names}
     if changes.endpoint is None and changes.max_tokens is None:
@@ -137,6 +144,30 @@ def evaluate_suites(
         name: {"rows": str(targets[name]), **summarise(_evaluated(name, recipe, adapter, changes, targets[name]))}
         for name, recipe in recipes.items()
     }
+
+
+def row_files(names: Sequence[str], out: Path, single: bool) -> dict[str, Path]:
+    """Return where the rows of each suite go: files in the folder ``out``, or ``out`` itself.
+
+    Args:
+        names: suites.
+        out: file or folder.
+        single: with one suite, ``out`` is the file unless it is a folder that there is.
+
+    Raises:
+        RecipeError: when several suites are to go to a file, or two to the same one.
+
+    >>> row_files(["smoke"], Path("there.jsonl"), single=True)["smoke"].name
+    'there.jsonl'
+    """
+    if len(names) == 1 and single and not out.is_dir():
+        return {names[0]: out}
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"--out: {out} is a file; several suites go to a folder")
+    targets = {name: out / f"{Path(name).stem}.jsonl" for name in names}
+    if len(set(targets.values())) < len(names):
+        raise RecipeError(f"eval: {','.join(names)}: two suites would write the same file; evaluate them one by one")
+    return targets
 
 
 def _evaluated(name: str, recipe: Recipe, adapter: Path | None, changes: EvalChanges, out: Path) -> list[EvalRow]:

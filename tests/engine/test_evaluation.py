@@ -10,8 +10,16 @@ import pytest
 
 from reason_rl.errors import RecipeError, RunError
 from reason_rl.evaluate import run
-from reason_rl.evaluate.records import part_of, read_rows
-from reason_rl.evaluate.suites import EvalChanges, evaluate_recipe, evaluate_suites, fitted, is_recipe, suite_recipe
+from reason_rl.evaluate.records import part_of, read_rows, start_rows
+from reason_rl.evaluate.suites import (
+    EvalChanges,
+    evaluate_recipe,
+    evaluate_suites,
+    fitted,
+    is_recipe,
+    row_files,
+    suite_recipe,
+)
 from reason_rl.models import context_tokens, load_config, load_tokenizer
 from reason_rl.problem.prompt import render_prompts
 from reason_rl.problem.sources import load_problems
@@ -102,6 +110,16 @@ def test_rows_of_another_evaluation_are_refused_and_kept(recipe, tmp_path):
     assert out.read_bytes() == before
 
 
+def test_a_start_that_failed_does_not_stand_in_the_way(recipe, tmp_path):
+    out = tmp_path / "rows.jsonl"
+    start_rows(out, {"model": "m", "url": "http://mistyped/v1"})
+    assert len(run.evaluate(recipe, None, out)) == 36
+    part_of(out).write_text("notes of mine\n")
+    out.unlink()
+    with pytest.raises(RunError, match=r"rows.jsonl.part: holds another evaluation"):
+        run.evaluate(recipe, None, out)
+
+
 def test_a_killed_evaluation_goes_on_where_it_was(tmp_path):
     out = tmp_path / "rows.jsonl"
     command = [sys.executable, "-m", "reason_rl.cli", "eval", "tiny", "--model", "tiny-reasoner", "--limit", "24"]
@@ -150,6 +168,34 @@ def test_a_model_without_thinking_counts_all_as_thinking(tmp_path):
     assert small["completion_tokens"] <= 8
     with pytest.raises(RecipeError, match="no suite smok; did you mean smoke"):
         evaluate_suites(["smoke", "smok"], "tiny-reasoner", None, EvalChanges(), None)
+
+
+def test_rows_go_to_a_file_or_into_a_folder(tmp_path):
+    summary = evaluate_suites(["smoke"], "tiny-reasoner", None, EvalChanges(1, 8, 2), tmp_path)["smoke"]
+    assert summary["rows"] == str(tmp_path / "smoke.jsonl")
+    assert len(read_rows(tmp_path / "smoke.jsonl").rows) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["smoke.jsonl"]
+    recipe_rows = evaluate_recipe("tiny/dler", SMALL, None, EvalChanges(limit=1, samples=1), tmp_path)["rows"]
+    assert recipe_rows == str(tmp_path / "start.jsonl")
+    assert row_files(["a", "b"], tmp_path / "new", single=True)["b"] == tmp_path / "new" / "b.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["smoke", "tiny"], "rows.jsonl is a file; several suites go to a folder"),
+        (["smoke", ""], "smoke, has an empty name"),
+    ],
+)
+def test_what_cannot_hold_the_rows_is_one_line(tmp_path, names, message):
+    out = tmp_path / "rows.jsonl"
+    out.write_text("")
+    with pytest.raises(RecipeError, match=message):
+        evaluate_suites(names, "tiny-reasoner", None, EvalChanges(1, 8, 2), out)
+    with pytest.raises(RecipeError, match="two suites would write the same file"):
+        row_files(["smoke", "smoke"], tmp_path, single=True)
+    with pytest.raises(RunError, match=r"inner/x.jsonl: cannot be written \("):
+        evaluate_suites(["smoke"], "tiny-reasoner", None, EvalChanges(1, 8, 2), out / "inner" / "x.jsonl")
 
 
 @pytest.mark.parametrize(("name", "longest"), [("budget:12", 13), ("no_thinking", 1), ("strength:1e9", 40)])
