@@ -168,8 +168,8 @@ def evaluate(
     stop: Annotated[
         str | None,
         typer.Option(
-            help="End thinking by strength:X, budget:TOKENS, no_thinking or probe:FOLDER (engine hf); a server of "
-            "reason-rl serve takes them too, and probe:RISK."
+            help="End thinking by strength:X (engines hf, vllm), budget:TOKENS, no_thinking or probe:FOLDER (engine hf); "
+            "a server of reason-rl serve takes them too, and probe:RISK."
         ),
     ] = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows decoded together (suites only).")] = 64,
@@ -217,7 +217,8 @@ def compare(
     base: Annotated[Path, typer.Argument(help="Evaluation (JSONL) of the start model.")],
     runs: Annotated[list[Path], typer.Argument(help="Evaluations of the same problems by others.")],
     allow_different: Annotated[
-        bool, typer.Option("--allow-different", help="Compare what differs in problems, cap or sampling, and say so.")
+        bool,
+        typer.Option("--allow-different", help="Compare what differs in problems, prompt, cap, sampling or grading."),
     ] = False,
     margin: Annotated[float, typer.Option(min=0.0001, max=1, help="Loss of accuracy that counts as none.")] = 0.01,
     price: Annotated[
@@ -230,6 +231,7 @@ def compare(
     html: Annotated[
         Path | None, typer.Option(help="Write an offline page with pictures and regressions there.")
     ] = None,
+    figures: Annotated[Path | None, typer.Option(help="Write each drawing there, as SVG and PNG.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare evaluations (JSONL) of the same problems with that of a start model, paired, with 95 % intervals."""
@@ -245,13 +247,11 @@ def compare(
         model_config=model_config,
         prompt_tokens=prompt_tokens,
     )
-    if html is not None:
-        from reason_rl.evaluate.records import read_rows
-        from reason_rl.report.comparison_page import write_comparison
+    if html is not None or figures is not None:
+        from reason_rl.report.comparison_page import write_files
 
-        names = [entry["name"] for entry in result["runs"]]
-        write_comparison(result, read_rows(base), dict(zip(names, map(read_rows, runs), strict=True)), html)
-        say(f"page: {html}")
+        for file in write_files(result, base, runs, html, figures):
+            say(f"written: {file}")
     # With one run the JSON is a run folder's summary.json.
     one = {**result["runs"][0], "pareto": result["pareto"]} if len(runs) == 1 else result
     emit(one, as_json, None if as_json else comparison_table(result))

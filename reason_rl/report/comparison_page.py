@@ -7,9 +7,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from reason_rl.evaluate.records import EvalRow, EvalRows
+from reason_rl.errors import RunError
+from reason_rl.evaluate.records import EvalRow, EvalRows, read_rows
 from reason_rl.report import examples
 from reason_rl.report.comparison import NONE, lines
 from reason_rl.report.figure import AFTER, BEFORE, INK, LINE, SOFT, make_figure, render, themed
@@ -35,6 +37,9 @@ def write_comparison(result: Mapping[str, Any], base: EvalRows, runs: Mapping[st
         base: rows of the start model.
         runs: rows of the others, by name.
         out: the file.
+
+    Raises:
+        RunError: when it cannot be written.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -48,7 +53,8 @@ def write_comparison(result: Mapping[str, Any], base: EvalRows, runs: Mapping[st
         lstrip_blocks=True,
     )
     environment.filters["minus"] = lambda text: str(text).replace("-", "\N{MINUS SIGN}")
-    points = marked(published(str(base.header["model"]), suite_of(base.header)), base.header["max_tokens"])
+    found = published(str(base.header["model"]), suite_of(base.header))
+    points = marked(found, base.header["max_tokens"], base.header["samples"])
     sides = {
         entry["name"]: {
             "histogram": own_ids(
@@ -71,9 +77,39 @@ def write_comparison(result: Mapping[str, Any], base: EvalRows, runs: Mapping[st
         points=points,
         sides=sides,
         settings={"start": settings(base), **{name: settings(rows) for name, rows in runs.items()}},
-        none=NONE,
+        dash=NONE,
     )
-    write_text(out, page)
+    try:
+        write_text(out, page)
+    except OSError as error:
+        raise RunError(f"--html {out}: cannot be written ({error.strerror})") from error
+
+
+def write_files(
+    result: Mapping[str, Any], base: Path, runs: Sequence[Path], page: Path | None, figures: Path | None
+) -> list[Path]:
+    """Write the page of a comparison of files, its drawings as files of their own, or both; return what was written.
+
+    Args:
+        result: of ``reason_rl.evaluate.comparison.compare_files``.
+        base: rows of the start model.
+        runs: rows of the others, in the order of the result.
+        page: the page, None = none is kept.
+        figures: folder of the drawings, None = none are written.
+
+    Raises:
+        RecipeError: when PNG cannot be made here.
+        RunError: when something cannot be written.
+    """
+    from reason_rl.report.figure_files import write_figures
+
+    names = [entry["name"] for entry in result["runs"]]
+    sides = dict(zip(names, map(read_rows, runs), strict=True))
+    with TemporaryDirectory() as folder:
+        file = page or Path(folder) / "page.html"
+        write_comparison(result, read_rows(base), sides, file)
+        drawn = [] if figures is None else write_figures(file, figures)
+    return [*([page] if page else []), *drawn]
 
 
 def own_ids(picture: str, number: int) -> str:

@@ -9,7 +9,7 @@ from reason_rl.errors import RecipeError, RunError
 from reason_rl.run_folder import write_text
 
 DRAWING = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
-NAME = re.compile(r'\bid="([a-z_]+?)-')
+NAME = re.compile(r'\bid="(?:run\d+-)?([a-z_]+?)-')
 PNG_WIDTH = 1600  # pixels
 # What the page's style sheet says in its light form.
 COLOURS = {
@@ -29,7 +29,7 @@ def write_figures(page: Path, folder: Path) -> list[Path]:
 
     Raises:
         RecipeError: when resvg is not installed.
-        RunError: when there is no page, or it has no drawings.
+        RunError: when there is no page, it has no drawings, or the folder cannot be written.
     """
     try:
         from resvg_py import svg_to_bytes
@@ -40,16 +40,19 @@ def write_figures(page: Path, folder: Path) -> list[Path]:
     drawings = DRAWING.findall(page.read_text())
     if not drawings:
         raise RunError(f"{page}: has no drawings")
-    folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
-    for number, drawing in enumerate(drawings, start=1):
-        named = NAME.search(drawing)
-        stem = f"{number}-{named[1] if named else 'figure'}"
-        picture = standalone(drawing)
-        write_text(folder / f"{stem}.svg", picture)
-        png = folder / f"{stem}.png"
-        png.write_bytes(bytes(svg_to_bytes(svg_string=picture, width=PNG_WIDTH, background="white")))
-        files += [folder / f"{stem}.svg", png]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, drawing in enumerate(drawings, start=1):
+            named = NAME.search(drawing)
+            stem = f"{number}-{named[1] if named else 'figure'}"
+            picture = standalone(drawing)
+            write_text(folder / f"{stem}.svg", picture)
+            png = folder / f"{stem}.png"
+            png.write_bytes(bytes(svg_to_bytes(svg_string=picture, width=PNG_WIDTH, background="white")))
+            files += [folder / f"{stem}.svg", png]
+    except OSError as error:
+        raise RunError(f"--figures {folder}: cannot be written ({error.strerror})") from error
     return files
 
 

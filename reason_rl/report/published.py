@@ -29,6 +29,7 @@ class Published:
     accuracy: float
     tokens: float
     source: str
+    benchmark: str = ""
 
     @property
     def cap(self) -> int | None:
@@ -39,6 +40,20 @@ class Published:
         """
         found = re.search(r"\b(\d+)k\b", self.source)
         return int(found[1]) * 1024 if found else None
+
+    @property
+    def samples(self) -> int | None:
+        """The samples a problem that the source states for this benchmark; None when it states none.
+
+        >>> Published("x", 0.8, 900.0, "Table 1 (T=0.6, 16k, AIME avg of 16)", "AMC23").samples is None
+        True
+        >>> Published("x", 0.8, 900.0, "Table 1 (T=0.6, 16k, AIME avg of 16)", "AIME24").samples
+        16
+        """
+        found = re.search(r"(?:(\w+) )?avg of (\d+)|\b(\d+) samples\b", self.source)
+        if found is None or not self.benchmark.startswith(found[1] or ""):
+            return None
+        return int(found[2] or found[3])
 
 
 def published(model: str, suite: str) -> list[Published]:
@@ -52,21 +67,25 @@ def published(model: str, suite: str) -> list[Published]:
     with find_content(FILE).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return [
-        Published(row["method"], float(row["accuracy"]) / 100, float(row["tokens"]), row["source"])
+        Published(row["method"], float(row["accuracy"]) / 100, float(row["tokens"]), row["source"], row["benchmark"])
         for row in rows
         if row["base_model"].lower() == name and row["benchmark"] == benchmark and row["accuracy"] and row["tokens"]
     ]
 
 
-def marked(points: Sequence[Published], cap: int) -> list[tuple[Published, str]]:
+def marked(points: Sequence[Published], cap: int, samples: int) -> list[tuple[Published, str]]:
     """Return each point with what keeps it from being compared directly, "" when nothing is known to.
 
-    >>> point = Published("x", 0.8, 900.0, "Table 1 (16k)")
-    >>> marked([point], 32768)[0][1], marked([point], 16384)[0][1]
-    ('cap 16,384', '')
+    >>> point = Published("x", 0.8, 900.0, "Table 1 (16k, avg of 4)")
+    >>> marked([point], 32768, 16)[0][1], marked([point], 16384, 4)[0][1]
+    ('cap 16,384, 4 samples', '')
     """
     notes = []
     for point in points:
-        note = "cap not stated" if point.cap is None else "" if point.cap == cap else f"cap {point.cap:,}"
-        notes.append((point, note))
+        differs = []
+        if point.cap != cap:
+            differs.append("cap not stated" if point.cap is None else f"cap {point.cap:,}")
+        if point.samples != samples:
+            differs.append("samples not stated" if point.samples is None else f"{point.samples} samples")
+        notes.append((point, ", ".join(differs)))
     return notes

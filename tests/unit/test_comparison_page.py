@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from reason_rl import cli
+from reason_rl.errors import RunError
 from reason_rl.evaluate.records import EvalRow, write_rows
 from reason_rl.recipe.suite import load_suite
 from reason_rl.report.comparison_page import REGRESSIONS, regressions, suite_of
@@ -84,8 +85,9 @@ def test_published_points_say_where_they_are_from_and_what_differs(page):
     assert page.count('<g id="pareto-published') == len(points)
     titles = re.findall(r'<g id="pareto-published\d+"><title>([^<]+)</title>', page)
     assert len(titles) == len(points)
-    assert any("DOT README" in title and "(cap" not in title for title in titles)
-    assert any("SIRI Table 1" in title and title.endswith("(cap 16,384)") for title in titles)
+    assert any("DOT README" in title and title.endswith("(32 samples)") for title in titles)
+    assert any("SIRI Table 1" in title and title.endswith("(cap 16,384, 64 samples)") for title in titles)
+    assert "None" not in page.replace("None before", "")
 
 
 def test_published_figures_are_of_the_same_model_and_benchmark_only():
@@ -94,7 +96,27 @@ def test_published_figures_are_of_the_same_model_and_benchmark_only():
     points = published(f"models/{MODEL.split('/')[1]}/", "gsm8k")
     assert points
     assert all(0 < point.accuracy <= 1 and point.tokens > 0 and point.source for point in points)
-    assert {note for _, note in marked(points, 16384)} >= {"", "cap not stated"}
+    notes = {note for _, note in marked(points, 16384, 4)}
+    assert notes == {"samples not stated", "cap not stated, samples not stated"}
+
+
+def test_what_was_sampled_as_often_under_the_same_cap_is_not_marked():
+    points = published(MODEL, "aime24")
+    stated = {(point.cap, point.samples) for point in points}
+    assert {(16384, 16), (32768, 16), (32768, 32), (None, None)} <= stated
+    for point, note in marked(points, 32768, 32):
+        assert (note == "") == ((point.cap, point.samples) == (32768, 32))
+
+
+def test_the_drawings_of_a_comparison_are_files(page, tmp_path, capsys):
+    paths = [str(tmp_path / f"{name}.jsonl") for name in ("base", "short")]
+    cli.app(["compare", *paths, "--figures", str(tmp_path / "figures")], standalone_mode=False)
+    names = ["1-pareto.png", "1-pareto.svg", "2-lengths.png", "2-lengths.svg"]
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == names
+    assert "2-lengths.svg" in capsys.readouterr().err
+    for option in ("--html", "--figures"):
+        with pytest.raises(RunError, match=f"{option} .*base.jsonl/in.* cannot be written \\("):
+            cli.app(["compare", *paths, option, f"{paths[0]}/in"], standalone_mode=False)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
