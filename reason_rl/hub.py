@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """Return what the client raises: refused, not reached (httpx's own errors are no OSErrors), or asked for no such thing."""
+    """Return what the client raises: refused, not reached (httpx has errors of its own), or asked for no such thing."""
     import httpx
 
     return httpx.HTTPError, OSError, ValueError

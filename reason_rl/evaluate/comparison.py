@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from reason_rl.errors import RecipeError
-from reason_rl.evaluate.accuracy import average_at_k, majority_at_k, pass_at_k
-from reason_rl.evaluate.anytime import area_under, cap_curve, cap_grid
+from reason_rl.evaluate.accuracy import average_at_k, majority_at_k, pass_at_k, pass_at_tokens
+from reason_rl.evaluate.anytime import area_under, cap_curve, cap_grid, overthinking_area
 from reason_rl.evaluate.cost import H100, ModelShape, mean_decode_seconds, sequence_flops, shape_of
 from reason_rl.evaluate.efficiency import aes_estimate, cost_of_pass, e3, frontier_cost_of_pass
 from reason_rl.evaluate.estimate import share_estimate
@@ -115,8 +115,8 @@ def comparison(
                 "name": name,
                 **summary,
                 "differences": list(pairs[name].differences),
-                "start": describe(before, start, caps, prices[0]),
-                "run": describe(after, side, caps, prices[1]),
+                "start": {**describe(before, start, caps, prices[0]), "thinking": thinking(before, start, before)},
+                "run": {**describe(after, side, caps, prices[1]), "thinking": thinking(after, side, before)},
                 "trade": trade(before, after, margin, resamples, seed),
             }
         )
@@ -154,6 +154,17 @@ def describe(grid: Grid, rows: EvalRows, caps: Caps, dollars_per_million_tokens:
         "reflection": reflection(
             [row.completion for row in rows.rows], [row.completion_tokens for row in rows.rows]
         )._asdict(),
+    }
+
+
+def thinking(grid: Grid, rows: EvalRows, start: Grid) -> dict[str, Any]:
+    """Return what rows alone say of thinking too much: the overthinking area, and the chance of a right answer for so many
+    tokens as the start model spends on one completion, its mean over all problems."""
+    budget = float(start.completion_tokens.mean())
+    right = pass_at_tokens(grid.correct, grid.completion_tokens, budget)
+    return {
+        "overthinking_area": overthinking_area(grid.correct, grid.think_tokens, int(rows.header["max_tokens"])),
+        "pass_at_tokens": {**share_estimate(right), "budget_tokens": budget},
     }
 
 

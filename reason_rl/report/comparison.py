@@ -63,6 +63,11 @@ def lines(result: Mapping[str, Any]) -> list[tuple[str, str, list[str]]]:
         both("dollars a right answer", lambda entry, side: _number(entry[side]["dollars_per_pass"], 6))
     both("area under accuracy, log cap", lambda entry, side: _area(entry[side]["anytime"]))
     both("wrong / right tokens, within", lambda entry, side: _number(entry[side]["length_gap"]["ratio"], 2))
+    both(
+        f"right within {entries[0]['start']['thinking']['pass_at_tokens']['budget_tokens']:,.0f} tokens",
+        lambda entry, side: figure("accuracy", entry[side]["thinking"]["pass_at_tokens"]),
+    )
+    both("overthinking area", lambda entry, side: _number(entry[side]["thinking"]["overthinking_area"], 3))
     both("with reflection words, %", lambda entry, side: _number(100 * entry[side]["reflection"]["share"], 1))
     if "ideal_cost" in entries[0]:
         rows += _ideal_lines(entries)

@@ -102,6 +102,18 @@ def test_the_numbers_agree_with_each_other():
     assert (result["pareto"]["frontier_tokens_per_pass"] is None) == (len(solved) < 30)
 
 
+def test_what_rows_say_of_thinking():
+    start, run = (comparison(START, {"short": SHORT}, resamples=50)["runs"][0][side] for side in ("start", "run"))
+    budget = np.mean([row.completion_tokens for row in START.rows])
+    for side, rows_of in ((start, START), (run, SHORT)):
+        right = side["thinking"]["pass_at_tokens"]
+        assert right["budget_tokens"] == pytest.approx(budget)
+        assert 0 < right["mean"] <= side["pass_at_k"]["mean"]
+        area = np.mean([row.correct * max(0, 1 - (row.think_tokens + 1) / 400) for row in rows_of.rows])
+        assert side["thinking"]["overthinking_area"] == pytest.approx(area)
+    assert run["thinking"]["pass_at_tokens"]["mean"] > start["thinking"]["pass_at_tokens"]["mean"]
+
+
 def test_a_run_against_itself_saves_nothing():
     entry = comparison(START, {"same": START}, resamples=100)["runs"][0]
     assert entry["trade"]["aes"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
@@ -135,7 +147,16 @@ def test_the_table_has_a_column_a_model_and_says_how_it_was_made(files, capsys, 
     lines = out.splitlines()
     head = next(line for line in lines if "start" in line)
     assert [cell.strip() for cell in head.strip("┃").split("┃")] == ["", "start", "short", "long"]
-    for label in ("accuracy, avg@2", "pass@2", "maj@2", "completion tokens", "AES", "E3", "on the Pareto frontier"):
+    for label in (
+        "accuracy, avg@2",
+        "pass@2",
+        "maj@2",
+        "completion tokens",
+        "AES",
+        "E3",
+        "overthinking area",
+        "on the Pareto frontier",
+    ):
         assert any(label in line for line in lines), label
     assert "cap 400 tokens" in " ".join(out.split())
     assert "NOT THE SAME" not in out

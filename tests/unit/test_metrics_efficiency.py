@@ -29,8 +29,10 @@ def test_aes_of_the_worked_examples():
     # The constants of QFFT, which quotes the same form.
     assert aes(80, 4000, 82, 2400, alpha=0.1, beta=0.1, gamma=1.0) == pytest.approx(0.0425)
     assert aes(80, 4000, 78, 2400, alpha=0.1, beta=0.1, gamma=1.0) == pytest.approx(0.015)
-    # Of DLER's table: DLER.
+    # Of DLER's Table 1, means of its five benchmarks: DLER, AdaptThink, Laser-DE.
     assert round(aes(51.71, 10_499, 56.74, 2_466), 3) == 1.057
+    assert round(aes(51.71, 10_499, np.mean([82.26, 30.21, 61.37, 41.52, 42.50]), 3_769), 3) == 0.628
+    assert round(aes(51.71, 10_499, np.mean([85.27, 30.62, 68.14, 42.69, 46.21]), 4_882), 3) == 0.702
 
 
 def test_its_parts_are_those_of_the_score_of_siri():

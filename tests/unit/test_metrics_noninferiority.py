@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from reason_rl.evaluate.estimate import t_estimate
 from reason_rl.evaluate.noninferiority import holm, mcnemar, noninferiority, sign_flip
 
 
@@ -16,6 +17,12 @@ def test_mcnemar_of_the_worked_example():
     assert (test.low, test.high) == pytest.approx((-0.058, -0.016), abs=2e-3)
     assert not test.held
     assert noninferiority(base, after, margin=0.06).held
+    # The same unpaired, of two accuracies about .75: the interval holds 0, and the loss is missed.
+    base[30:150] = after[30:150] = 0
+    assert noninferiority(base, after)[:3] == test[:3]
+    first, second = (t_estimate(side.mean(axis=1)) for side in (base, after))
+    arm = np.hypot(*((side["high"] - side["low"]) / 2 for side in (first, second)))
+    assert (test.difference - arm, test.difference + arm) == pytest.approx((-0.092, 0.018), abs=2e-3)
 
 
 def test_the_verdict_is_the_p_value_at_two_and_a_half_percent():
