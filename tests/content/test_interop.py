@@ -2,6 +2,8 @@
 
 import ast
 import importlib.util
+import json
+import os
 import re
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from reason_rl.recipe.suite import load_suite
 
 INTEROP = Path(__file__).parents[2] / "eval" / "interop"
 QUESTION = "What is 2 + 3?"
+GSM8K = Path(os.environ.get("REASON_RL_DATA") or "nowhere") / "gsm8k_test.jsonl"
 
 
 class TaskLoader(yaml.SafeLoader):
@@ -103,3 +106,19 @@ def test_our_verdicts_on_saved_generations_are_those_of_lm_evals_gsm8k():
 def test_where_lm_eval_takes_the_last_number_and_we_the_answer(generation, gold):
     assert grade_rows([{"gold": gold, "prediction": generation}], workers=1)[0]["correct"] is True
     assert not lm_eval_flexible(generation, gold)
+
+
+@pytest.mark.skipif(not GSM8K.is_file(), reason="needs gsm8k_test.jsonl (REASON_RL_DATA)")
+@pytest.mark.parametrize(("kind", "differ"), [("its answer", 0), ("another's answer", 0), ("no mark", 40)])
+def test_verdicts_on_gsm8ks_own_solutions_are_those_of_lm_evals_gsm8k(kind, differ):
+    """1,319 texts a kind. Where no mark is, lm-eval takes 16.00 for another number than 16."""
+    rows = [json.loads(line) for line in GSM8K.read_text(encoding="utf-8").splitlines()]
+    answers = [row["answer"] for row in rows]
+    ends = {"its answer": answers, "another's answer": [*answers[1:], answers[0]]}.get(kind)
+    steps = [row["solution"].rsplit("####", 1)[0].rstrip() for row in rows]
+    texts = [f"{text}\n#### {end}" for text, end in zip(steps, ends, strict=True)] if ends else steps
+    graded = grade_rows([{"gold": g, "prediction": t} for g, t in zip(answers, texts, strict=True)], workers=1)
+    ours = [row["correct"] is True for row in graded]
+    theirs = [lm_eval_flexible(text, gold) for text, gold in zip(texts, answers, strict=True)]
+    assert len(rows) == 1319
+    assert sum(a != b for a, b in zip(ours, theirs, strict=True)) == differ

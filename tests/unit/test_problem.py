@@ -1,6 +1,8 @@
 import json
+import logging
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from reason_rl.errors import RecipeError
@@ -68,6 +70,30 @@ def test_hub_data_that_cannot_be_loaded_are_one_line(monkeypatch):
         RecipeError, match=r"data.name: cannot load no-such-org/no-such-set from the hub .*or set REASON_RL_DATA"
     ):
         load_problems(HubData(use="hub", name="no-such-org/no-such-set"))
+
+
+def test_the_hubs_client_does_not_tell_of_each_retry(monkeypatch):
+    import datasets
+
+    monkeypatch.delenv("REASON_RL_DATA", raising=False)
+    client, told = logging.getLogger("huggingface_hub.utils._http"), []
+    handler = logging.Handler()
+    handler.emit = told.append
+    client.addHandler(handler)
+
+    def unreached(*_args, **_options):
+        client.warning("Retrying in 1s")
+        raise httpx.ConnectError("no address known")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreached)
+    try:
+        with pytest.raises(RecipeError, match=r"from the hub \(no address known\); try again, or set REASON_RL_DATA"):
+            load_problems(HubData(use="hub", name="org/set"))
+        assert told == []
+        client.warning("later")
+        assert len(told) == 1
+    finally:
+        client.removeHandler(handler)
 
 
 def test_world_problems_know_their_shortest_trace():
