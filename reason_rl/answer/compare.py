@@ -9,13 +9,7 @@ from reason_rl.answer.normal import normal, one_line, squeezed, without_text
 from reason_rl.answer.number import number, same_number, same_ratio, with_decimal_point
 from reason_rl.answer.relation import as_range
 
-MAX_CHARACTERS = 800  # of a formula
 MAX_ANSWER = 4000  # of anything that is compared
-MAX_NESTING = 12
-MAX_DIGITS = 400
-TOWER = re.compile(r"\^\s*\{?\s*\(?[^{}^\s]{1,40}\^\s*\{?\s*\(?[^{}^\s]{1,40}\^")
-HUGE_POWER = re.compile(r"\^\s*\{?\s*\(?\s*-?(?:\d{5,}|\d{2,}\s*\^|\d\s*\^(?!\s*\{?\s*[0-4](?!\d)))")
-HUGE_FACTORIAL = re.compile(r"(?:\d{5,}|[4-9]\d{3})\s*!|\)\s*!\s*\)\s*!")
 VALUED_CHOICE = re.compile(r"\s*\(([A-J])\)\s*(\S.*)", re.DOTALL)
 CHOICE = re.compile(r"\(?([A-J])\)?")
 CHOSEN = re.compile(
@@ -171,36 +165,6 @@ def _words(wanted: str, got: str) -> Verdict | None:
     if MONTH.search(first) and sorted(first.replace(",", " ").split()) == sorted(second.replace(",", " ").split()):
         return SAME_TEXT
     return OTHER_TEXT if re.search(r"[a-z]{3}", first) and not re.search(r"\d", first + second) else None
-
-
-def unverifiable(text: str) -> str | None:
-    r"""Return why a symbolic comparison is not tried: what blows up when it is evaluated; None when it may be tried.
-
-    >>> unverifiable("9^{9^{9^{9}}}"), unverifiable("2^{10}")
-    ('a tower of powers', None)
-    """
-    if len(text) > MAX_CHARACTERS:
-        return f"more than {MAX_CHARACTERS} characters"
-    if max((len(run) for run in re.findall(r"\d+", text)), default=0) > MAX_DIGITS:
-        return f"more than {MAX_DIGITS} digits in a row"
-    if _nesting(text) > MAX_NESTING:
-        return f"brackets nested more than {MAX_NESTING} deep"
-    if TOWER.search(text):
-        return "a tower of powers"
-    if HUGE_POWER.search(text):
-        return "a huge power"
-    return "a huge factorial" if HUGE_FACTORIAL.search(text) else None
-
-
-def _nesting(text: str) -> int:
-    deepest = depth = 0
-    for character in text:
-        if character in "([{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in ")]}":
-            depth -= 1
-    return deepest
 
 
 def for_algebra(gold: str, answer: str) -> tuple[str, str]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Literal, Self
 
 from reason_rl.answer import worker
-from reason_rl.answer.compare import NO_ANSWER, Verdict, compare_texts, for_algebra, spelled, unverifiable
+from reason_rl.answer.compare import NO_ANSWER, Verdict, compare_texts, for_algebra, spelled
+from reason_rl.answer.guard import unverifiable
 from reason_rl.answer.parts import all_match, pairings, parts_of, rewritten
 from reason_rl.answer.pool import DIED, LATE, WorkerPool
 

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reason_rl.answer import worker
-from reason_rl.answer.compare import MAX_ANSWER, Verdict, compare_texts, unverifiable
+from reason_rl.answer.compare import MAX_ANSWER, Verdict, compare_texts
 from reason_rl.answer.grade import grade_file, grade_rows
+from reason_rl.answer.guard import unverifiable
 from reason_rl.answer.normal import normal
 from reason_rl.answer.number import number
 from reason_rl.answer.response import find_answer
@@ -100,6 +101,13 @@ ALGEBRA = [
     (r"8\sqrt{10}", "\\begin{matrix}\n8 \\\\ \\times \\\\ \\sqrt{ \\\\ 10 \\\\ } \\end{matrix}", True),
     ("3.14", r"\pi", False),
     ("-2\\pi", "-2*pi", True),
+    ("a^2+b^2+c^2", "c^2+b^2+a^2", True),
+    ("x^2+x^2+x^2", "3x^2", True),
+    ("14700", r"2^2\cdot3\cdot5^2\cdot7^2", True),
+    ("x^4+4x^3+6x^2+4x+1", "(x+1)^4", True),
+    ("x^5-x^4+x^3-x^2+x-1", "x^5+x^4+x^3+x^2+x+1", False),
+    ("2^{32}", "2^{2^5}", True),
+    ("(x^2)^3", "x^6", True),
 ]
 RESPONSES = [
     (r"<think>\boxed{1}</think> \boxed{2}", "2"),
@@ -127,6 +135,35 @@ BOMBS = [
     r"\frac{1}{" * 40,
     "x" * 5000,
     "100000!",
+    "9^9^9^9",
+    "9^{9^{99}}",
+    "9^{1+9^{99}}",
+    "2^{2^{2^{2^{2^{2}}}}}",
+    "((9^{999})^{999})^{999}",
+    "2^{(2^5)^{(3^4)}}",
+    "9^" * 300 + "9",
+    r"a^{b^{c^{d}}}",
+    "2^{2^n}",
+    "10^{30000}",
+    "x^{10000}",
+]
+TRIED = [
+    "c^2+b^2+a^2",
+    "x_1^2x_2^2x_3^2",
+    r"\frac{x^2+y^2}{z^2}",
+    r"(x^2+1)(x^2-1)x^2",
+    r"2^2\cdot3^2\cdot5^2\cdot7^2",
+    "2^{2^5}",
+    "2^{3^4}",
+    "2^2^2^2",
+    "10^{12345}",
+    "((9^9)^9)^9",
+    "e^{-x^2}",
+    "e^{2x^2}",
+    "2^{1000}-1",
+    "f^{(3)}(x)",
+    "2^",
+    "^2",
 ]
 
 
@@ -163,6 +200,11 @@ def test_what_blows_up_is_not_tried(bomb):
     verdict = before_algebra(bomb, "1")
     assert isinstance(verdict, Verdict)
     assert not verdict.correct
+
+
+@pytest.mark.parametrize("formula", TRIED)
+def test_powers_beside_each_other_and_small_towers_are_tried(formula):
+    assert unverifiable(formula) is None
 
 
 def test_a_gold_answer_that_cannot_be_read_is_no_verdict(verifier):
