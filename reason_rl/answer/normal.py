@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import dataclass
 
 from reason_rl.answer.words import spoken
 
@@ -60,9 +61,9 @@ FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 ARGUMENT = r"(\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}|\\[a-zA-Z]+|[^\s{}\\])"
 BARE_FRACTION = re.compile(r"\\frac\s*" + ARGUMENT + r"\s*" + ARGUMENT)
 BARE_ROOT = re.compile(r"\\sqrt\s*(\[[^\]]*\])?\s*([0-9a-zA-Z]|\\[a-zA-Z]+)(?!\w)?")
-TEXT = re.compile(
-    r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|textnormal|operatorname|bf|rm)\s*\{([^{}]*)\}"
-)
+TEXT_COMMAND = r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|textnormal|operatorname|bf|rm)\s*\{"
+TEXT = re.compile(TEXT_COMMAND + r"([^{}]*)\}")
+TEXT_OR_BRACE = re.compile(TEXT_COMMAND + r"|[{}]")
 WRAPPED = re.compile(r"^\s*(?:\*\*|__|`)(.*?)(?:\*\*|__|`)\s*$", re.DOTALL)
 THOUSANDS = re.compile(r"(?<![\d.,(\[{])([1-9]\d{0,2})((?:(?:\{,\}|,)\d{3})+)(?!\d|,\d)")
 SPACED_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?!\d)")
@@ -119,7 +120,7 @@ def plain_characters(text: str) -> str:
     text = UNSEEN.sub("", text)
     text = SUPERSCRIPT_RUN.sub(lambda run: "^{" + run[0].translate(SUPERSCRIPTS) + "}", text)
     text = SUBSCRIPT_RUN.sub(lambda run: "_{" + run[0].translate(SUBSCRIPTS) + "}", text)
-    text = SQUARE_ROOT.sub(lambda root: "\\sqrt{" + (root[1] or root[2]) + "}", text)
+    text = SQUARE_ROOT.sub(lambda root: "\\sqrt{" + (root[1] or root[2] or "") + "}", text)
     text = "".join(_spelled(character) for character in text)
     return re.sub(r" +", " ", text)
 
@@ -262,9 +263,30 @@ def without_text(text: str) -> str:
     >>> without_text(r"5 \text{ cm}")
     '5  cm'
     """
-    while (shorter := TEXT.sub(r"\1", text)) != text:
-        text = shorter
-    return text
+    pieces: list[str] = []
+    opened: list[_Brace] = []
+    done = 0
+    for found in TEXT_OR_BRACE.finditer(text):
+        pieces += [text[done : found.start()], found[0]]
+        done = found.end()
+        if found[0] != "}":
+            opened.append(_Brace(len(pieces) - 1, found[0] != "{"))
+        elif opened:
+            brace = opened.pop()
+            if brace.of_text and not brace.holds_braces:
+                pieces[brace.piece] = pieces[-1] = ""
+            elif opened:
+                opened[-1].holds_braces = True
+    return "".join([*pieces, text[done:]])
+
+
+@dataclass
+class _Brace:
+    """An open brace: which piece it is, whether a text command opened it, whether braces are left in it."""
+
+    piece: int
+    of_text: bool
+    holds_braces: bool = False
 
 
 def squeezed(text: str) -> str:

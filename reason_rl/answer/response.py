@@ -9,22 +9,25 @@ import re
 from typing import Literal, NamedTuple
 
 from reason_rl.answer.extract import TOKENS, extract_boxed
+from reason_rl.answer.maths import between, formulas_in, without_formulas
 from reason_rl.answer.normal import without_text
 
 THINK = re.compile(r"</?think>")
 BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$.,;]+)")
-TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-HEADING = re.compile(r"^#{1,5}\s*\**(?:Final\s+)?Answer\**\s*:?\s*\n\s*([^\n]+)", re.IGNORECASE | re.MULTILINE)
+TAG, END_TAG = re.compile("<answer>", re.IGNORECASE), re.compile("</answer>", re.IGNORECASE)
+HEADING = re.compile(r"^#{1,5}\s*\**(?:Final\s+)?Answer\**(?:\s*:)?\s*\n\s*([^\n]+)", re.IGNORECASE | re.MULTILINE)
 HASHES = re.compile(r"####\s*([^\n]+)")
 PHRASE = re.compile(
-    r"(?:final\s+answers?|the\s+answers?|answers?|(?:correct|right)\s+(?:option|choice)|solutions|roots|答案|largest\s+\$?\w\$?|result)\**\s*(?:is|:|=|are|是)\s*:?\s*\**([^\n]+)",
+    r"(?:final\s+answers?|the\s+answers?|answers?|(?:correct|right)\s+(?:option|choice)|solutions|roots|答案|largest\s+\$?\w\$?|result)\**\s*(?:is|:|=|are|是)(?:\s*:)?\s*\**([^\n]+)",
     re.IGNORECASE,
 )
-MATHS = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$(?!\d)|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:[.,]\d+)?(?:/\d+)?")
 LABELLED = re.compile(r"[A-Z][^\W\d_]+(?: [^\W\d_]+){0,3}\s*:\s*(" + NUMBER.pattern + r")\s*[$€£]?[a-z. ]{0,20}")
-NUMBERS = re.compile(NUMBER.pattern + r"(?:\s*(?:,|and|or|, and)\s*" + NUMBER.pattern + r"){1,9}")
+# In a list a thousand is read to its end, or each comma doubles the ways to read what follows.
+LISTED = NUMBER.pattern.replace(r"(?:,\d{3})+", r"(?:,\d{3})+(?!\d|,\d{3}(?!\d))")
+NUMBERS = re.compile(LISTED + r"(?:\s*(?:,|and|or|, and)\s*" + LISTED + r"){1,9}")
+MAX_LIST = 200  # characters
 CALCULATED = re.compile(r"<<[^<>]{0,200}>>")  # how GSM8K notes a sum: <<9*2=18>>18
 SENTENCE_END = re.compile(r"\.(?:\s|$)")
 WORD = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{2,}")
@@ -100,10 +103,10 @@ def is_prose(text: str) -> bool:
     >>> is_prose("so the number is 7"), is_prose("3 apples"), is_prose("13 and 14")
     (True, False, False)
     """
-    words = WORD.findall(COMMAND_TEXT.sub(" ", MATHS.sub(" ", without_text(text))))
+    words = WORD.findall(COMMAND_TEXT.sub(" ", without_formulas(without_text(text))))
     if len(words) >= 2 and SENTENCE.match(text):
         return True
-    return len(words) >= PROSE_WORDS or (MATHS.search(text) is not None and len(words) > 0)
+    return len(words) >= PROSE_WORDS or (len(words) > 0 and bool(formulas_in(text)))
 
 
 def boxes(text: str) -> str | None:
@@ -116,28 +119,35 @@ def boxes(text: str) -> str | None:
     spans = _spans(text)
     if len(spans) < 2 or last is None:
         return last
-    chosen = [spans[-1]]
-    for span in reversed(spans[:-1]):
-        between = text[span[1] + 1 : chosen[0][2]]
-        if text.startswith("\\fbox", span[2]) != text.startswith("\\fbox", chosen[0][2]):
+    first = len(spans) - 1
+    while first > 0:
+        span, after = spans[first - 1], spans[first]
+        if text.startswith("\\fbox", span[2]) != text.startswith("\\fbox", after[2]):
             break
-        if not (JOIN.fullmatch(between) and JOINED_BY.search(between)):
+        if not _joins(text[span[1] + 1 : after[2]]):
             break
-        chosen.insert(0, span)
-    return ", ".join(text[start:end].strip() for start, end, _ in chosen)
+        first -= 1
+    return ", ".join(text[start:end].strip() for start, end, _ in spans[first:])
+
+
+def _joins(text: str) -> bool:
+    """Return whether only "and" or commas lie between two answers."""
+    return JOIN.fullmatch(text) is not None and JOINED_BY.search(text) is not None
 
 
 def _spans(text: str) -> list[tuple[int, int, int]]:
     """Return content start, content end and start of each box that stands in no other box."""
-    spans, opened = [], []
+    spans, opened, boxes_open = [], [], 0
     for token in TOKENS.finditer(text):
         if token["box"]:
             opened.append((token.end(), token.start()))
+            boxes_open += 1
         elif token["open"]:
             opened.append((-1, -1))
         elif token["close"] and opened:
             content, start = opened.pop()
-            if content >= 0 and all(outer < 0 for outer, _ in opened):
+            boxes_open -= content >= 0
+            if content >= 0 and boxes_open == 0:
                 spans.append((content, token.start(), start))
     return spans
 
@@ -156,16 +166,13 @@ def formulas(text: str) -> str | None:
     >>> formulas("The solutions are $x=1$ and $x=2$."), formulas("As $a=1$ we get $b=2$.")
     ('x=1, x=2', 'b=2')
     """
-    found = list(MATHS.finditer(text))
+    found = formulas_in(text)
     if not found:
         return None
     first = len(found) - 1
-    while first > 0:
-        between = text[found[first - 1].end() : found[first].start()]
-        if not (JOIN.fullmatch(between) and JOINED_BY.search(between)):
-            break
+    while first > 0 and _joins(text[found[first - 1].end : found[first].start]):
         first -= 1
-    return ", ".join(next(part for part in one.groups() if part).strip() for one in found[first:])
+    return ", ".join(one.content.strip() for one in found[first:])
 
 
 def _phrase(text: str) -> str | None:
@@ -173,12 +180,12 @@ def _phrase(text: str) -> str | None:
     if said is None:
         return None
     said = SENTENCE_END.split(said.strip(" *"))[0].strip(" *")
-    if MATHS.search(said) is not None and " is " in said:
+    if " is " in said and formulas_in(said):
         said = said.rpartition(" is ")[2]
-    formulas = [next(part for part in found.groups() if part) for found in MATHS.finditer(said)]
-    if formulas:
-        return ", ".join(formulas) if JOINED_BY.search(MATHS.sub(" ", said)) else formulas[-1]
-    if NUMBERS.fullmatch(said):
+    found = [one.content for one in formulas_in(said)]
+    if found:
+        return ", ".join(found) if JOINED_BY.search(without_formulas(said)) else found[-1]
+    if len(said) <= MAX_LIST and NUMBERS.fullmatch(said):
         return said
     if is_prose(said) or re.match(r"[-+]?[\d.,/]+\s+[a-z]", said):
         first = NUMBER.search(said)
@@ -192,11 +199,16 @@ def _closing(text: str) -> str | None:
     return None if closing < max(text.rfind("\\boxed"), 0) or closing < 0 else _phrase(text[closing:])
 
 
+def _tagged(text: str) -> str | None:
+    found = between(text, TAG, END_TAG)
+    return found[-1].content if found else None
+
+
 RULES = (
     ("phrase", _closing),
     ("box", boxes),
     ("box", lambda text: _last(BARE_BOX, text)),
-    ("tag", lambda text: _last(TAGGED, text)),
+    ("tag", _tagged),
     ("heading", lambda text: _last(HEADING, text)),
     ("####", lambda text: _last(HASHES, text)),
     ("phrase", _phrase),

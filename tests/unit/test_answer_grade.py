@@ -12,7 +12,7 @@ from reason_rl.answer import worker
 from reason_rl.answer.compare import MAX_ANSWER, Verdict, compare_texts
 from reason_rl.answer.grade import grade_file, grade_rows
 from reason_rl.answer.guard import unverifiable
-from reason_rl.answer.normal import normal
+from reason_rl.answer.normal import normal, without_text
 from reason_rl.answer.number import number
 from reason_rl.answer.response import find_answer
 from reason_rl.answer.verify import MathVerifier, before_algebra
@@ -66,6 +66,7 @@ SAME = [
     ("(1,2)", r"\left(1,2\right)"),
     ("5", "((((5))))"),
     ("4:30", "4:30 p.m."),
+    (r"\sqrt{}", "√()"),
 ]
 OTHER = [
     ("5", "6"),
@@ -274,19 +275,63 @@ PIECES = [
     "one ",
     r"\{x|",
     "1:",
+    r"\(",
+    r"\[",
+    r"\(x",
+    r"\[ x =",
+    "<answer>",
+    "</answer>",
+    r"\text{a}",
+    r"\boxed{",
+    r"\boxed{a}, ",
+    "{" + r"\boxed{a}",
+    "$x$, ",
+    "the answer ",
+    "# Answer ",
+    "Wait, let me check: ",
 ]
 
 
 @pytest.mark.parametrize("piece", PIECES)
-@pytest.mark.parametrize("length", [MAX_ANSWER - 20, 200_000])
-def test_no_piece_repeated_costs_more_than_a_moment(piece, length):
-    text = piece * (length // len(piece))
-    started = time.monotonic()
+def test_a_piece_repeated_is_judged_alike_however_long(piece):
+    seen = []
+    for length in (MAX_ANSWER + 100, 200_000):  # one that takes the square of its length would not end
+        text = piece * (length // len(piece) + 1)
+        wholes = (text, "(" + text + ")", r"\{x|" + text + r"\}", "1 " + text, "so it is\n" + text + "7")
+        found = [find_answer(whole) for whole in wholes]
+        verdicts = [before_algebra(*pair) for whole in wholes for pair in ((whole, "5"), ("5", whole))]
+        seen.append(([one and one.by for one in found], verdicts))
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_a_piece_repeated_as_far_as_answers_are_compared_has_a_verdict(piece):
+    text = piece * ((MAX_ANSWER - 20) // len(piece))
     for whole in (text, "(" + text + ")", r"\{x|" + text + r"\}", "1 " + text):
-        before_algebra(whole, "5")
-        before_algebra("5", whole)
-        find_answer(whole)
-    assert time.monotonic() - started < 20.0  # eight comparisons
+        for pair in ((whole, "5"), ("5", whole)):
+            verdict = before_algebra(*pair)
+            assert not isinstance(verdict, Verdict) or verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("opened", "closed", "held"),
+    [(r"\text{", "}", "7"), (r"\textbf{\mathrm {", "}}", "7"), (r"\text{{", "}}", None), ("{", "}", None)],
+)
+def test_nested_text_is_taken_off_however_deep(opened, closed, held):
+    for depth in (1, 50_000):
+        nested = opened * depth + "7" + closed * depth
+        assert without_text(nested) == (nested if held is None else held)
+
+
+def test_a_long_response_has_the_answer_of_its_end():
+    for start in (r"Hmm \[ x =", r"Wait, \(x + 1 ", "<answer>", r"\boxed{1}, no. ", "The answer is \\boxed{", "$ "):
+        for times in (1, 20_000):
+            assert find_answer(start * times + "\n" + r"</think> so \boxed{7}").text == "7"
+    for between in (" " * 100_000, "\n" * 100_000):
+        assert find_answer("# Answer" + between + ": x").text
+        assert find_answer("so the answer is" + between + "7 of them").text.startswith("7")
+    assert find_answer("The answer is " + "1,111," * 30 + "111 x").text
+    assert find_answer("The answer is 1,111,111, 2 and 3").text == "1,111,111, 2 and 3"
 
 
 @settings(max_examples=5000, suppress_health_check=[HealthCheck.too_slow])
