@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reason_rl.answer.compare import MAX_ANSWER
 from reason_rl.answer.normal import normal, squeezed
-from reason_rl.answer.response import Found, find_answer
+from reason_rl.answer.response import Failed, Found, find_answer
 from reason_rl.answer.verify import MathVerifier
 from reason_rl.errors import RecipeError
 
@@ -41,7 +42,7 @@ def grade_rows(
     >>> grade_rows([{"gold": "1/2", "prediction": "0.5"}])[0]["correct"]
     True
     """
-    found = [_found(row["prediction"], row["gold"]) for row in rows]
+    found = [_found_safely(row["prediction"], row["gold"]) for row in rows]
     with MathVerifier(timeout_seconds, workers) as verifier:
         verdicts = verifier.judge([one.text if one else None for one in found], [row["gold"] for row in rows])
     return [
@@ -56,9 +57,21 @@ def grade_rows(
     ]
 
 
+def _found_safely(prediction: str, gold: str) -> Found | None:
+    """Return the answer of a prediction, or what names the exception that ended the search."""
+    try:
+        return _found(prediction, gold)
+    except Exception as error:
+        return Found(Failed(error), "failed")
+
+
 def _found(prediction: str, gold: str) -> Found | None:
     """Return the answer of a prediction: all of it where it is the gold answer word by word, a sentence for instance."""
-    if len(prediction) <= MAX_WHOLE and gold.strip() and squeezed(normal(prediction)) == squeezed(normal(gold)):
+    if (
+        len(prediction) <= MAX_WHOLE
+        and 0 < len(gold.strip()) <= MAX_ANSWER
+        and squeezed(normal(prediction)) == squeezed(normal(gold))
+    ):
         return Found(prediction.strip(), "whole")
     return find_answer(prediction)
 

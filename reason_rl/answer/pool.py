@@ -20,30 +20,41 @@ from reason_rl.errors import RunError
 
 START_SECONDS = 120.0
 LATE, DIED = b"t", b"x"
+REPLY_BYTES = 256
 Pair = tuple[str, str]
+
+
+@dataclass(eq=False)
+class Budget:
+    """Seconds of a process that are left for an answer and all that is looked at for its sake."""
+
+    seconds: float
+
+
+Job = tuple[Pair, Budget]
 
 
 @dataclass
 class Worker:
-    """One process and until when it has time: to start (neither ready nor with a pair), or to judge its pair."""
+    """One process and until when it has time: to start (neither ready nor with a job), or to judge its pair."""
 
     process: subprocess.Popen[bytes]
     deadline: float
     ready: bool = False
-    pair: Pair | None = None
+    job: Job | None = None
 
     @property
     def idle(self) -> bool:
-        """Whether it waits for a pair."""
-        return self.ready and self.pair is None
+        """Whether it waits for a job."""
+        return self.ready and self.job is None
 
 
 class WorkerPool:
     """Judges pairs in at most ``size`` processes, started when first needed.
 
     A process that passes its deadline is killed, and one that dies is not missed: the pair gets the reply ``LATE`` or
-    ``DIED``, ``timeouts`` or ``crashes`` counts it, and the next pair gets a new process. One caller at a time: threads wait
-    for each other.
+    ``DIED``, ``timeouts`` or ``crashes`` counts it, and the next pair gets a new process. A pair whose budget is used up
+    by others is late without being tried. One caller at a time: threads wait for each other.
     """
 
     def __init__(self, size: int, timeout_seconds: float, options: tuple[str, ...] = ()) -> None:
@@ -52,18 +63,20 @@ class WorkerPool:
         self.workers: list[Worker] = []
         self._lock = threading.Lock()
 
-    def judge(self, pairs: Sequence[Pair]) -> dict[Pair, bytes]:
-        """Return the reply to each distinct pair (extracted, gold): a byte of the worker's, LATE or DIED.
+    def judge(self, jobs: Sequence[Job]) -> dict[Job, bytes]:
+        """Return the reply to each distinct job, a pair (extracted, gold) and its budget: the worker's, LATE or DIED.
 
         Raises:
             RunError: when a process does not start.
         """
         with self._lock:
-            return self._judge(deque(dict.fromkeys(pairs)))
+            return self._judge(deque(dict.fromkeys(jobs)))
 
-    def _judge(self, pending: deque[Pair]) -> dict[Pair, bytes]:
-        verdicts: dict[Pair, bytes] = {}
+    def _judge(self, pending: deque[Job]) -> dict[Job, bytes]:
+        verdicts: dict[Job, bytes] = {}
         while pending or self._busy():
+            while pending and pending[0][1].seconds <= 0:
+                verdicts[pending.popleft()] = LATE
             while len(self.workers) < min(self.size, len(pending) + self._busy()):
                 self.workers.append(self._start())
             for member in [member for member in self.workers if member.idle]:
@@ -78,7 +91,7 @@ class WorkerPool:
             self._drop(member)
 
     def _busy(self) -> int:
-        return sum(member.pair is not None for member in self.workers)
+        return sum(member.job is not None for member in self.workers)
 
     def _start(self) -> Worker:
         # -P: the worker's own folder must not shadow installed modules.
@@ -86,17 +99,18 @@ class WorkerPool:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         return Worker(process, time.monotonic() + START_SECONDS)
 
-    def _send(self, member: Worker, pending: deque[Pair]) -> None:
+    def _send(self, member: Worker, pending: deque[Job]) -> None:
+        pair, budget = pending[0]
         assert member.process.stdin is not None
         try:
-            member.process.stdin.write(json.dumps(pending[0]).encode() + b"\n")
+            member.process.stdin.write(json.dumps(pair).encode() + b"\n")
             member.process.stdin.flush()
         except BrokenPipeError:  # it died while idle: no fault of this pair
             self._drop(member)
             return
-        member.pair, member.deadline = pending.popleft(), time.monotonic() + self.timeout_seconds
+        member.job, member.deadline = pending.popleft(), time.monotonic() + min(budget.seconds, self.timeout_seconds)
 
-    def _collect(self, verdicts: dict[Pair, bytes]) -> None:
+    def _collect(self, verdicts: dict[Job, bytes]) -> None:
         """Wait for a reply, a death or a deadline, and take in all there are."""
         working = [member for member in self.workers if not member.idle]
         if not working:
@@ -108,28 +122,32 @@ class WorkerPool:
             heard = [key.data for key, _ in selector.select(max(0.0, patience))]
         for member in working:
             if member in heard:
-                self._take(member, os.read(_output(member), 1), verdicts)
+                self._take(member, os.read(_output(member), REPLY_BYTES), verdicts)
             elif member.deadline <= time.monotonic():
                 self._lose(member, verdicts)
 
-    def _take(self, member: Worker, reply: bytes, verdicts: dict[Pair, bytes]) -> None:
+    def _take(self, member: Worker, reply: bytes, verdicts: dict[Job, bytes]) -> None:
         if not reply:
             self._lose(member, verdicts)
             return
-        if member.pair is not None:
-            verdicts[member.pair] = reply
-        member.ready, member.pair = True, None
+        if member.job is not None:
+            _, budget = member.job
+            budget.seconds = min(budget.seconds, member.deadline - time.monotonic())
+            verdicts[member.job] = reply.rstrip(b"\n")
+        member.ready, member.job = True, None
 
-    def _lose(self, member: Worker, verdicts: dict[Pair, bytes]) -> None:
+    def _lose(self, member: Worker, verdicts: dict[Job, bytes]) -> None:
         """Part with a process that is dead or out of time."""
         late = time.monotonic() >= member.deadline
         self._drop(member)
-        if member.pair is None:
+        if member.job is None:
             how = f"within {START_SECONDS:.0f} s" if late else f"(exit code {member.process.returncode}, see above)"
             raise RunError(f"answer.verify: the process that runs math-verify did not start {how}")
         self.timeouts += late
         self.crashes += not late
-        verdicts[member.pair] = LATE if late else DIED
+        _, budget = member.job
+        budget.seconds = 0.0 if late else min(budget.seconds, member.deadline - time.monotonic())
+        verdicts[member.job] = LATE if late else DIED
 
     def _drop(self, member: Worker) -> None:
         self.workers.remove(member)

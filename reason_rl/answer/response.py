@@ -49,6 +49,18 @@ class Found(NamedTuple):
     by: str
 
 
+class Failed(str):
+    """What stands for an answer where looking for it failed: no text, and the exception that a verdict names."""
+
+    error: str
+
+    def __new__(cls, error: Exception) -> Failed:
+        """Keep the name of an exception."""
+        failed = super().__new__(cls)
+        failed.error = type(error).__name__
+        return failed
+
+
 def find_answer(response: str) -> Found | None:
     r"""Return the answer of a response; None when thinking was never closed, or there is nothing to find.
 
@@ -93,7 +105,10 @@ def answer_in(text: str, find: Find) -> str | None:
     """
     if find == "box":
         return extract_boxed(text)
-    found = find_answer(text)
+    try:
+        found = find_answer(text)
+    except Exception as error:  # one response must not end a batch; the verdict names what was raised
+        return Failed(error)
     return None if found is None else found.text
 
 

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Literal, Self
+from collections.abc import Callable, Sequence
+from typing import Literal, Self, TypeVar
 
 from reason_rl.answer import worker
-from reason_rl.answer.compare import NO_ANSWER, Verdict, compare_texts, for_algebra, spelled
+from reason_rl.answer.compare import MAX_ANSWER, NO_ANSWER, Verdict, compare_texts, for_algebra, spelled
 from reason_rl.answer.guard import unverifiable
 from reason_rl.answer.parts import all_match, pairings, parts_of, rewritten
-from reason_rl.answer.pool import DIED, LATE, WorkerPool
+from reason_rl.answer.pool import DIED, LATE, Budget, Job, Pair, WorkerPool
+from reason_rl.answer.response import Failed
 
 MAX_WORKERS = 4
 MAX_AGAIN = 600  # characters of both sides together
+MAX_KNOWN = 20_000  # verdicts that are remembered
 LOOKS = 3  # how often what is unequal as a whole is taken apart or rewritten
 SAME_TEXT = Verdict(True, "same text")
 NOT_EQUAL = Verdict(False, "not equal")
 SAME_PARTS = Verdict(True, "equal part by part")
+PAST = Verdict(None, "unverifiable: past the deadline")
 REPLIES = {
     worker.RIGHT: Verdict(True, "equal"),
     worker.WRONG: NOT_EQUAL,
     worker.UNREAD: Verdict(None, "gold answer cannot be read"),
-    LATE: Verdict(None, "unverifiable: past the deadline"),
-    DIED: Verdict(None, "unverifiable: out of memory"),
+    LATE: PAST,
+    DIED: Verdict(None, "unverifiable: the process died"),
+    worker.RAISED + b"MemoryError": Verdict(None, "unverifiable: out of memory"),
 }
+
+
+T = TypeVar("T")
+Table = tuple[bool, list[list[Pair]]]  # whether order counts, and the pairs of parts, a row a gold part
 
 
 class Verifier(ABC):
@@ -79,7 +87,7 @@ class MathVerifier(Verifier):
     texts and numbers are told without it; the gold answer goes first, for math-verify is not symmetric.
 
     Args:
-        timeout_seconds: wall-clock limit of one pair.
+        timeout_seconds: wall-clock limit of one pair, its other spellings and its parts included.
         workers: processes at most, started when first needed; default: one a processor, at most four.
     """
 
@@ -99,61 +107,112 @@ class MathVerifier(Verifier):
         return self._pool.crashes
 
     def judge(self, extracted: Sequence[str | None], gold: Sequence[str]) -> list[Verdict]:
-        """Return one verdict a pair with its reason, remembered for as long as this object lives.
+        """Return one verdict a pair with its reason; the last ones are remembered.
 
         Raises:
             RunError: when math-verify does not start.
         """
-        return self._judge([(answer or "", truth) for answer, truth in zip(extracted, gold, strict=True)], LOOKS)
+        pairs = [(answer or "", truth) for answer, truth in zip(extracted, gold, strict=True)]
+        budgets = {pair: Budget(self._pool.timeout_seconds) for pair in dict.fromkeys(pairs)}
+        verdicts = self._judge([(pair, budgets[pair]) for pair in pairs], LOOKS)
+        return [
+            raised(answer.error, "the answer was looked for") if isinstance(answer, Failed) else verdict
+            for answer, verdict in zip(extracted, verdicts, strict=True)
+        ]
 
-    def _judge(self, pairs: Sequence[tuple[str, str]], looks: int) -> list[Verdict]:
+    def _judge(self, jobs: Sequence[Job], looks: int) -> list[Verdict]:
         known = self._known[looks]
-        algebra: dict[tuple[str, str], tuple[str, str]] = {}
-        for pair in dict.fromkeys(pairs):
-            if pair not in known:
-                verdict = before_algebra(*pair)
-                if isinstance(verdict, Verdict):
-                    known[pair] = verdict
-                else:
-                    algebra[pair] = verdict
+        found: dict[Job, Verdict] = {}
+        algebra: dict[Job, Job] = {}
+        for job in dict.fromkeys(jobs):
+            pair, budget = job
+            if pair in known:
+                found[job] = known[pair]
+                continue
+            sides = _guarded(before_algebra, *pair)
+            if isinstance(sides, Verdict):
+                found[job] = sides
+            else:
+                algebra[job] = (sides, budget)
         replies = self._pool.judge(list(algebra.values()))
-        known |= {pair: REPLIES[replies[sides]] for pair, sides in algebra.items()}
+        found |= {job: _verdict(replies[sent]) for job, sent in algebra.items()}
         if looks > 0:
-            unequal = [pair for pair in algebra if known[pair] == NOT_EQUAL and sum(map(len, pair)) <= MAX_AGAIN]
-            known |= self._respelled(unequal, looks - 1)
-            known |= self._part_by_part([pair for pair in unequal if known[pair] == NOT_EQUAL], looks - 1)
-        return [known[pair] for pair in pairs]
+            unequal = [job for job in algebra if found[job] == NOT_EQUAL and sum(map(len, job[0])) <= MAX_AGAIN]
+            found |= self._respelled(unequal, looks - 1)
+            found |= self._part_by_part([job for job in unequal if found[job] == NOT_EQUAL], looks - 1)
+        for (pair, budget), verdict in found.items():
+            # A part is not late, nor unequal, for all times because its whole had no time left.
+            if (budget.seconds > 0 or looks == LOOKS) and max(map(len, pair)) <= MAX_ANSWER:
+                known[pair] = verdict
+        while len(known) > MAX_KNOWN:
+            del known[next(iter(known))]
+        return [found[job] for job in jobs]
 
-    def _respelled(self, pairs: Sequence[tuple[str, str]], looks: int) -> dict[tuple[str, str], Verdict]:
+    def _respelled(self, jobs: Sequence[Job], looks: int) -> dict[Job, Verdict]:
         """Return the pairs that are equal when relations are ranges and plus-or-minus is two answers."""
-        again = {}
-        for answer, gold in pairs:
-            sides = spelled(gold, answer)
-            wanted, got = rewritten(*sides)
-            if (wanted, got) != sides:
-                again[answer, gold] = (got, wanted)
+        again: dict[Job, Job] = {}
+        failed: dict[Job, Verdict] = {}
+        for job in jobs:
+            sides = _guarded(_sides_again, *job[0])
+            if isinstance(sides, Verdict):
+                failed[job] = sides
+            elif sides is not None:
+                again[job] = (sides, job[1])
         verdicts = zip(again, self._judge(list(again.values()), looks), strict=True) if again else ()
-        return {pair: verdict for pair, verdict in verdicts if verdict.correct is True}
+        return failed | {job: verdict for job, verdict in verdicts if verdict.correct is True or verdict == PAST}
 
-    def _part_by_part(self, pairs: Sequence[tuple[str, str]], looks: int) -> dict[tuple[str, str], Verdict]:
-        """Return the pairs whose lists, tuples, sets or matrices are equal part by part."""
-        tables = {}
-        for answer, gold in pairs:
-            wanted, got = (parts_of(side) for side in spelled(gold, answer))
-            table = pairings(wanted, got) if wanted and got else None
-            if table is not None:
-                tables[answer, gold] = table
-        cells = [cell for _, rows in tables.values() for row in rows for cell in row]
+    def _part_by_part(self, jobs: Sequence[Job], looks: int) -> dict[Job, Verdict]:
+        """Return the pairs whose lists, tuples, sets or matrices are equal part by part, or had no time for it."""
+        tables: dict[Job, Table] = {}
+        failed: dict[Job, Verdict] = {}
+        for job in jobs:
+            table = _guarded(_table, *job[0])
+            if isinstance(table, Verdict):
+                failed[job] = table
+            elif table is not None:
+                tables[job] = table
+        cells = [(cell, job[1]) for job, (_, rows) in tables.items() for row in rows for cell in row]
         right = iter([verdict.correct is True for verdict in self._judge(cells, looks)] if cells else [])
         matched = {
-            pair: all_match(ordered, [[next(right) for _ in row] for row in rows])
-            for pair, (ordered, rows) in tables.items()
+            job: all_match(ordered, [[next(right) for _ in row] for row in rows])
+            for job, (ordered, rows) in tables.items()
         }
-        return {pair: SAME_PARTS for pair, equal in matched.items() if equal}
+        late = {job: PAST for job in tables if job[1].seconds <= 0}
+        return failed | late | {job: SAME_PARTS for job, equal in matched.items() if equal}
 
     def close(self) -> None:
         """End the processes."""
         self._pool.close()
+
+
+def _sides_again(answer: str, gold: str) -> Pair | None:
+    sides = spelled(gold, answer)
+    wanted, got = rewritten(*sides)
+    return None if (wanted, got) == sides else (got, wanted)
+
+
+def _table(answer: str, gold: str) -> Table | None:
+    wanted, got = (parts_of(side) for side in spelled(gold, answer))
+    return pairings(wanted, got) if wanted and got else None
+
+
+def _guarded(step: Callable[[str, str], T], answer: str, gold: str) -> T | Verdict:
+    """Take a step of a comparison; what it raises is this pair's verdict, and no other's."""
+    try:
+        return step(answer, gold)
+    except Exception as error:
+        return raised(type(error).__name__, "the answers were compared")
+
+
+def raised(name: str, when: str) -> Verdict:
+    """Return the verdict on a pair for which our own code, or math-verify's, raised an exception."""
+    return Verdict(None, f"unverifiable: {name} while {when}")
+
+
+def _verdict(reply: bytes) -> Verdict:
+    if reply in REPLIES:
+        return REPLIES[reply]
+    return raised(reply.removeprefix(worker.RAISED).decode(), "math-verify compared them")
 
 
 def before_algebra(answer: str, gold: str) -> Verdict | tuple[str, str]:

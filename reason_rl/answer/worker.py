@@ -1,7 +1,7 @@
 """The program that runs math-verify in a process of its own: it may hang on a hostile answer, and is then killed.
 
 Run by path, not imported through the package: it starts without torch, and without running the caller's main module.
-One JSON line ``[extracted, gold]`` in, one byte out: READY once, then RIGHT or WRONG a line.
+One JSON line ``[extracted, gold]`` in, one line out: READY once, then RIGHT, WRONG, UNREAD, or RAISED and what.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-READY, RIGHT, WRONG, UNREAD = b"!", b"1", b"0", b"?"
+READY, RIGHT, WRONG, UNREAD, RAISED = b"!", b"1", b"0", b"?", b"e"
 MEMORY_BYTES = 4 * 2**30  # our choice: a power tower runs out of this long before the machine runs out of memory
 GRACE_SECONDS = 1.0
 
@@ -115,19 +115,22 @@ def serve(timeout_seconds: float, compare: Callable[[str, str], bytes] = judge) 
     """Answer pairs until the input closes."""
     import logging
 
-    logging.disable(logging.WARNING)  # math-verify warns at each call that its alarm is off
+    logging.disable(logging.CRITICAL)  # math-verify warns at each call that its alarm is off, and logs what it catches
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it closes the input
     replies = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints must not look like a verdict
     limit_memory()
     judge("1", "1")
-    os.write(replies, READY)
+    os.write(replies, READY + b"\n")
     for line in sys.stdin.buffer:
         extracted, gold = json.loads(line)
         _die_in(timeout_seconds + GRACE_SECONDS)
-        verdict = compare(extracted, gold)
+        try:
+            verdict = compare(extracted, gold)
+        except Exception as error:  # memory and recursion too: the answer's fault, and said in its verdict
+            verdict = RAISED + type(error).__name__.encode()
         _die_in(0)
-        os.write(replies, verdict)
+        os.write(replies, verdict + b"\n")
 
 
 def _die_in(seconds: float) -> None:

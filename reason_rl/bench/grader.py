@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reason_rl.answer.grade import grade_rows, read_pairs
-from reason_rl.answer.pool import LATE, WorkerPool
+from reason_rl.answer.pool import LATE, Budget, WorkerPool
 from reason_rl.answer.worker import RIGHT
 from reason_rl.errors import RecipeError
 
@@ -38,11 +38,11 @@ def agreement(
     seconds = time.monotonic() - start
     pool = WorkerPool(workers, timeout_seconds, ("--bare",))
     try:
-        pairs = [(_as_response(row), row["gold"]) for row in rows]
-        replies = pool.judge(pairs)
+        jobs = [((_as_response(row), row["gold"]), Budget(timeout_seconds)) for row in rows]
+        replies = pool.judge(jobs)
     finally:
         pool.close()
-    bare = [replies[pair] for pair in pairs]
+    bare = [replies[job] for job in jobs]
     wrong = [row for row in graded if not agrees(row, row["correct"] is True)]
     return {
         "cases": len(rows),

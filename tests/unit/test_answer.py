@@ -1,17 +1,21 @@
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reason_rl.answer import pool
+from reason_rl.answer import pool, response, verify, worker
+from reason_rl.answer.compare import MAX_ANSWER, Verdict
 from reason_rl.answer.extract import extract_boxed, split_think
+from reason_rl.answer.grade import grade_rows
 from reason_rl.answer.verify import ExactVerifier, MathVerifier, make_verifier
 from reason_rl.errors import RunError
 
@@ -163,8 +167,93 @@ def test_a_worker_that_dies_at_work_is_a_crash():
         verifier.verify(["x+1"], ["1+x"])
         killer = threading.Timer(0.5, os.kill, (*pids(verifier), signal.SIGKILL))
         killer.start()
-        assert verifier.verify([HANG, "x+2"], ["1", "2+x"]) == [False, True]
+        verdicts = verifier.judge([HANG, "x+2"], ["1", "2+x"])
+        assert [verdict.reason for verdict in verdicts] == ["unverifiable: the process died", "equal"]
         assert (verifier.timeouts, verifier.crashes) == (0, 1)
+
+
+def test_what_the_algebra_raises_is_named_and_ends_no_process(one_worker, capfd):
+    verdicts = one_worker.judge([r"1 \mod 0", "x+1"], ["7", "1+x"])
+    assert verdicts[0] == Verdict(None, "unverifiable: ZeroDivisionError while math-verify compared them")
+    assert verdicts[1].correct
+    assert (one_worker.timeouts, one_worker.crashes) == (0, 0)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_want_of_memory_is_named():
+    assert verify._verdict(worker.RAISED + b"MemoryError").reason == "unverifiable: out of memory"
+
+
+@pytest.mark.parametrize("step", ["before_algebra", "rewritten", "parts_of"])
+def test_what_our_own_steps_raise_is_the_verdict_on_that_pair_only(one_worker, monkeypatch, step):
+    honest = getattr(verify, step)
+
+    def raising(*texts):
+        if any("13" in text for text in texts):
+            raise RecursionError("too deep")
+        return honest(*texts)
+
+    monkeypatch.setattr(verify, step, raising)
+    verdicts = one_worker.judge(["(x, 13)", "x+1", "7"], ["(x+x, 2)", "1+x", "7"])
+    assert verdicts[0] == Verdict(None, "unverifiable: RecursionError while the answers were compared")
+    assert [verdict.correct for verdict in verdicts[1:]] == [True, True]
+
+
+def test_a_response_that_cannot_be_searched_is_named_and_no_batch_ends(one_worker, monkeypatch):
+    monkeypatch.setattr(response, "RULES", (("box", lambda text: text[10_000]),))
+    reason = "unverifiable: IndexError while the answer was looked for"
+    answer = response.answer_in("so 7", "response")
+    assert one_worker.judge([answer, "7"], ["7", "7"]) == [Verdict(None, reason), Verdict(True, "same text")]
+    assert ExactVerifier().verify([answer, "7"], ["7", "7"]) == [False, True]
+    (row,) = grade_rows([{"gold": "7", "prediction": "so 7"}], workers=1)
+    assert (row["correct"], row["reason"]) == (None, reason)
+
+
+def test_a_list_of_hangs_has_the_time_of_one_answer(one_worker):
+    hangs = ", ".join(f"{91 + i}!!!" for i in range(5))
+    (verdict,) = one_worker.judge([hangs + ", q"], ["0, 1, 2, 3, 4, 5"])
+    assert verdict == Verdict(None, "unverifiable: past the deadline")
+    assert one_worker.timeouts == 1
+    parts = [pair for known in one_worker._known[:-1] for pair in known]
+    assert parts == []  # what had no time left is not remembered for other answers
+    assert one_worker.judge(["(x, 2)"], ["(x, 3)"])[0].correct is False
+
+
+def test_a_used_up_budget_tries_nothing_more(one_worker):
+    empty, full = pool.Budget(0.0), pool.Budget(2.0)
+    jobs = [(("x+1", "1+x"), budget) for budget in (empty, full)]
+    assert one_worker._pool.judge(jobs) == dict(zip(jobs, [pool.LATE, worker.RIGHT], strict=True))
+    assert one_worker.timeouts == 0
+    assert empty.seconds == 0.0
+    assert 0.0 < full.seconds < 2.0
+
+
+def test_threads_and_coroutines_share_a_verifier():
+    verifier = MathVerifier(timeout_seconds=60.0, workers=2)
+
+    def judged(name):
+        answers, gold = zip(*[(f"x+{name}+{j}", f"{j}+{name}+x") for j in range(3)], strict=True)
+        return verifier.verify(answers, gold)
+
+    async def gathered():
+        return await asyncio.gather(*[asyncio.to_thread(judged, name) for name in range(20, 24)])
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(judged, range(8))) == [[True] * 3] * 8
+    assert asyncio.run(gathered()) == [[True] * 3] * 4
+    assert (verifier.timeouts, verifier.crashes) == (0, 0)
+    verifier.close()
+    assert verifier.verify(["x+98"], ["98+x"]) == [True]
+    verifier.close()
+
+
+def test_what_is_remembered_is_bounded(monkeypatch):
+    monkeypatch.setattr(verify, "MAX_KNOWN", 3)
+    verifier = MathVerifier()
+    assert all(verifier.verify([str(n) for n in range(10)], [str(n) for n in range(10)]))
+    assert list(verifier._known[-1]) == [(str(n), str(n)) for n in (7, 8, 9)]
+    assert not verifier.verify(["x" * (MAX_ANSWER + 1)], ["7"])[0]
+    assert len(verifier._known[-1]) == 3
 
 
 @linux
