@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from reason_rl.answer.hedge import hedges
 from reason_rl.answer.normal import normal, one_line, squeezed, without_text
 from reason_rl.answer.number import number, same_number, same_ratio, with_decimal_point
 from reason_rl.answer.relation import as_range
@@ -67,6 +68,7 @@ SAME_TEXT = Verdict(True, "same text")
 SAME_NUMBER = Verdict(True, "same number")
 SAME_CHOICE = Verdict(True, "same choice")
 OTHER_NUMBER = Verdict(False, "another number")
+OTHER_BESIDE = Verdict(False, "another number beside it")
 OTHER_CHOICE = Verdict(False, "another choice")
 OTHER_TEXT = Verdict(False, "other words")
 OTHER_PRIMES = Verdict(False, "another derivative")
@@ -103,6 +105,8 @@ def compare_texts(gold: str, answer: str | None) -> Verdict | None:
     numbers = _numbers(wanted, got)
     if numbers is not None:
         return numbers
+    if hedges(wanted, got):
+        return OTHER_BESIDE
     if SET.fullmatch(wanted) and TUPLE.fullmatch(got):
         return OTHER_KIND
     if "=" not in wanted + got and len(PRIMES.findall(wanted)) != len(PRIMES.findall(got)):

@@ -85,6 +85,12 @@ OTHER = [
     (r"\text{Yes}", r"\text{No}"),
     ("5", ""),
     (r"\text{Evelyn}", r"\text{Carla}"),
+    ("7", r"7 \text{ or maybe 8}"),
+    ("7", r"7 \text{ (or 8)}"),
+    ("7", r"7 \text{ but perhaps 8}"),
+    ("7", "8=7"),
+    ("7", "x=8=7"),
+    (r"\frac{1}{3}", r"\frac12=\frac13"),
 ]
 ALGEBRA = [
     ("x+1", "1+x", True),
@@ -109,6 +115,9 @@ ALGEBRA = [
     ("x^5-x^4+x^3-x^2+x-1", "x^5+x^4+x^3+x^2+x+1", False),
     ("2^{32}", "2^{2^5}", True),
     ("(x^2)^3", "x^6", True),
+    ("7", "3+4=7", True),
+    ("7", "x = 7", True),
+    ("500", r"5 \text{ m}=500 \text{ cm}", True),
 ]
 RESPONSES = [
     (r"<think>\boxed{1}</think> \boxed{2}", "2"),
