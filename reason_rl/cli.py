@@ -424,7 +424,8 @@ def grade(
     counts = {name: sum(row["correct"] is value for row in rows) for name, value in VERDICTS.items()}
     text = ", ".join(f"{count} {name}" for name, count in counts.items())
     if as_json:
-        print("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+        for row in rows:
+            print(json.dumps(row))
     else:
         emit(counts, False, f"{len(rows)} rows: {text}")
 

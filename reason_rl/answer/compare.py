@@ -50,6 +50,7 @@ ROWS = re.compile(r"\[\s*\[([^\[\]]*(?:\]\s*,\s*\[[^\[\]]*)*)\]\s*\]")
 JOINED = re.compile(r"\b(?:and|or)\b|\\l(?:or|and)(?![a-zA-Z])|\\(?:vee|wedge)(?![a-zA-Z])")
 NAMED_VALUE = re.compile(r"([a-zA-Z](?:_\{?\w+\}?)?)\s*=\s*([^=<>()]+)")
 PRIMES = re.compile(r"'|\\prime(?![a-zA-Z])")
+TORN = re.compile(r"\\\$\s*=")  # a formula that ends before the sign, and another
 COLUMN = re.compile(r"\\begin\{pmatrix\}[^&]*\\end\{pmatrix\}")
 
 
@@ -105,7 +106,7 @@ def compare_texts(gold: str, answer: str | None) -> Verdict | None:
     numbers = _numbers(wanted, got)
     if numbers is not None:
         return numbers
-    if hedges(wanted, got):
+    if hedges(wanted, got.rpartition("=")[2] if TORN.search(answer) else got):
         return OTHER_BESIDE
     if SET.fullmatch(wanted) and TUPLE.fullmatch(got):
         return OTHER_KIND

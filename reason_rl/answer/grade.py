@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ from reason_rl.answer.normal import normal, squeezed
 from reason_rl.answer.response import Failed, Found, find_answer
 from reason_rl.answer.verify import MathVerifier
 from reason_rl.errors import RecipeError
+from reason_rl.problem.files import read_lines
 
 NEEDED = ("gold", "prediction")
 MAX_WHOLE = 800  # characters
+MAX_SHOWN = 40
 
 
 def grade_file(path: Path, timeout_seconds: float = 5.0, workers: int | None = None) -> list[dict[str, Any]]:
     """Grade the rows of a JSONL file, see `grade_rows`.
 
     Raises:
-        RecipeError: naming file and line of a row without ``gold`` and ``prediction`` as texts.
+        RecipeError: naming file and line of a row without ``gold`` and ``prediction``.
     """
     return grade_rows(read_pairs(path), timeout_seconds, workers)
 
@@ -35,16 +38,17 @@ def grade_rows(
     up when it is evaluated. A prediction may be a whole response or an answer alone.
 
     Args:
-        rows: with ``gold`` and ``prediction``.
+        rows: with ``gold`` and ``prediction``, texts or numbers; a prediction that is None is no answer.
         timeout_seconds: wall-clock limit of one pair.
         workers: processes at most.
 
     >>> grade_rows([{"gold": "1/2", "prediction": "0.5"}])[0]["correct"]
     True
     """
-    found = [_found_safely(row["prediction"], row["gold"]) for row in rows]
+    golds = [str(row["gold"]) for row in rows]
+    found = [_found_safely(row["prediction"], gold) for row, gold in zip(rows, golds, strict=True)]
     with MathVerifier(timeout_seconds, workers) as verifier:
-        verdicts = verifier.judge([one.text if one else None for one in found], [row["gold"] for row in rows])
+        verdicts = verifier.judge([one.text if one else None for one in found], golds)
     return [
         {
             **row,
@@ -57,10 +61,12 @@ def grade_rows(
     ]
 
 
-def _found_safely(prediction: str, gold: str) -> Found | None:
+def _found_safely(prediction: str | float | None, gold: str) -> Found | None:
     """Return the answer of a prediction, or what names the exception that ended the search."""
+    if prediction is None:
+        return None
     try:
-        return _found(prediction, gold)
+        return _found(str(prediction), gold)
     except Exception as error:
         return Found(Failed(error), "failed")
 
@@ -77,23 +83,30 @@ def _found(prediction: str, gold: str) -> Found | None:
 
 
 def read_pairs(path: Path) -> list[dict[str, Any]]:
-    """Read rows with the texts ``gold`` and ``prediction``.
+    """Read rows with ``gold`` and ``prediction``, texts or numbers; a prediction may be null.
 
     Raises:
-        RecipeError: naming file and line.
+        RecipeError: naming file, line and key.
     """
     if not path.is_file():
         raise RecipeError(f"{path}: no such file")
     rows = []
-    for line_number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RecipeError(f"{path}:{line_number}: not JSON ({error})") from error
+    for place, row in read_lines(path):
         for key in NEEDED:
             if key not in row:
-                raise RecipeError(f"{path}:{line_number}: {key} is missing")
-            if not isinstance(row[key], str):
-                raise RecipeError(f"{path}:{line_number}: {key} is {row[key]!r}; expected text")
-        rows.append(row)
+                raise RecipeError(f"{place}: {key} is missing")
+            if not _is_answer(row[key]) and not (key == "prediction" and row[key] is None):
+                raise RecipeError(f"{place}: {key} is {_shown(row[key])}; expected text or a number")
+        rows.append(dict(row))
     return rows
+
+
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."

@@ -38,7 +38,7 @@ def agreement(
     seconds = time.monotonic() - start
     pool = WorkerPool(workers, timeout_seconds, ("--bare",))
     try:
-        jobs = [((_as_response(row), row["gold"]), Budget(timeout_seconds)) for row in rows]
+        jobs = [((_as_response(row), str(row["gold"])), Budget(timeout_seconds)) for row in rows]
         replies = pool.judge(jobs)
     finally:
         pool.close()
@@ -76,7 +76,8 @@ def agrees(row: dict[str, Any], accepted: bool) -> bool:
 
 def _as_response(row: dict[str, Any]) -> str:
     """Return what bare math-verify gets: a response as it is, an answer alone in a box."""
-    return f"\\boxed{{{row['prediction']}}}" if row.get("kind") == "answer" else str(row["prediction"])
+    prediction = "" if row["prediction"] is None else row["prediction"]
+    return f"\\boxed{{{prediction}}}" if row.get("kind") == "answer" else str(prediction)
 
 
 def _share(rows: Sequence[dict[str, Any]], accepted: Sequence[bool]) -> float:

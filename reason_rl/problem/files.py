@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,10 @@ def read_lines(path: Path) -> Iterator[tuple[Place, Mapping[str, Any]]]:
                 raise RecipeError(f"{place}: not UTF-8 (byte {error.start + 1} of the line)") from error
             except json.JSONDecodeError as error:
                 raise RecipeError(f"{place}: not JSON ({error.msg})") from error
+            except RecursionError as error:
+                raise RecipeError(f"{place}: JSON that is nested too deep") from error
+            except ValueError as error:  # Python reads no longer integers
+                raise RecipeError(f"{place}: an integer of more than {sys.get_int_max_str_digits()} digits") from error
             if not text.strip():
                 continue
             if not isinstance(row, dict):

@@ -7,8 +7,9 @@ import time
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from reason_rl.answer import worker
+from reason_rl.answer import grade, worker
 from reason_rl.answer.compare import MAX_ANSWER, Verdict, compare_texts
 from reason_rl.answer.grade import grade_file, grade_rows
 from reason_rl.answer.guard import unverifiable
@@ -16,6 +17,7 @@ from reason_rl.answer.normal import normal, without_text
 from reason_rl.answer.number import number
 from reason_rl.answer.response import find_answer
 from reason_rl.answer.verify import MathVerifier, before_algebra
+from reason_rl.cli import app
 from reason_rl.errors import RecipeError
 
 SAME = [
@@ -116,6 +118,7 @@ ALGEBRA = [
     ("2^{32}", "2^{2^5}", True),
     ("(x^2)^3", "x^6", True),
     ("7", "3+4=7", True),
+    ("10/9", r"\frac{1}{2} \$ = \frac{10}{9}", True),
     ("7", "x = 7", True),
     ("500", r"5 \text{ m}=500 \text{ cm}", True),
 ]
@@ -404,11 +407,46 @@ def test_rows_come_back_in_order_with_verdict_and_reason(tmp_path):
     [
         ("{", "rows.jsonl:1: not JSON"),
         ('{"gold": "1"}', "rows.jsonl:1: prediction is missing"),
-        ('{"gold": 1, "prediction": "1"}', "gold is 1; expected text"),
+        ('{"gold": true, "prediction": "1"}', "rows.jsonl:1: gold is true; expected text or a number"),
+        ('{"gold": null, "prediction": "1"}', "rows.jsonl:1: gold is null; expected text or a number"),
+        ('{"gold": NaN, "prediction": "1"}', "rows.jsonl:1: gold is NaN; expected text or a number"),
+        ('{"gold": "1", "prediction": ["1"]}', r'rows.jsonl:1: prediction is \["1"\]; expected text or a number'),
+        ("5", "rows.jsonl:1: a JSON int; each line must be an object"),
+        ("null", "rows.jsonl:1: a JSON NoneType; each line must be an object"),
+        ('"gold prediction"', "rows.jsonl:1: a JSON str; each line must be an object"),
+        ('{"gold": "1", "prediction": "\xe9"}', r"rows.jsonl:1: not UTF-8 \(byte 30 of the line\)"),
+        ('{"x": ' + "[" * 100_000 + "}", "rows.jsonl:1: JSON that is nested too deep"),
+        ('{"gold": ' + "1" * 5_000 + ', "prediction": "1"}', "rows.jsonl:1: an integer of more than 4300 digits"),
     ],
 )
-def test_a_bad_row_is_named(tmp_path, line, message):
+def test_a_bad_row_is_named(tmp_path, monkeypatch, line, message):
     path = tmp_path / "rows.jsonl"
-    path.write_text(line + "\n")
-    with pytest.raises(RecipeError, match=message):
+    path.write_bytes(line.encode("latin-1") + b"\n")
+    monkeypatch.setattr(grade, "grade_rows", None)  # nothing is graded before all is read
+    with pytest.raises(RecipeError, match=message) as raised:
         grade_file(path)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_lines_are_what_json_says_they_are(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        '\ufeff{"gold": "2", "prediction": "so\u2028the answer\x85is 2"}',
+        "",
+        '{"gold": 2, "prediction": 2.0}',
+        '{"gold": "2", "prediction": null}',
+        '{"gold": "2", "prediction": "\\ud800 2"}',
+        " ",
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    rows = grade_file(path, workers=1)
+    assert [(row["correct"], row["reason"]) for row in rows[:3]] == [
+        (True, "same text"),
+        (True, "same number"),
+        (False, "no answer"),
+    ]
+    assert (rows[1]["gold"], rows[1]["prediction"], rows[2]["prediction"]) == (2, 2.0, None)
+    done = CliRunner().invoke(app, ["grade", str(path), "--json", "--workers", "1"])
+    assert [json.loads(line) for line in done.stdout.splitlines()] == rows
+    path.write_text("")
+    assert CliRunner().invoke(app, ["grade", str(path), "--json"]).stdout == ""
