@@ -96,6 +96,8 @@ def start_engine(source: str, options: EngineOptions) -> Any:
     if current_platform.is_cpu():
         # A traced graph would hold on to the packed weights that a reload replaces.
         arguments["enforce_eager"] = True
+        # A prompt read in two parts winds the row's generator back, which generators of CPUs cannot do.
+        arguments["enable_chunked_prefill"] = False
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     if options.lora_rank is not None:
         arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": engine_rank(options.lora_rank)}

@@ -37,6 +37,7 @@ from reason_rl.trainer.train import train
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (make vllm)")
 SPEC = ModelSection()
+PREFILL_TOKENS = 512
 GREEDY, SAMPLED = SamplingOptions(temperature=0.0), SamplingOptions(temperature=0.8)
 
 
@@ -54,7 +55,10 @@ def asked(tokenizer):
 
 @pytest.fixture(scope="module")
 def engine():
-    return start_engine(resolve_model("tiny-reasoner"), EngineOptions(512, max_batch_rows=32, processors=(PROCESSORS,)))
+    options = EngineOptions(
+        512, max_batch_rows=32, processors=(PROCESSORS,), extra={"max_num_batched_tokens": PREFILL_TOKENS}
+    )
+    return start_engine(resolve_model("tiny-reasoner"), options)
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +127,17 @@ def test_rows_keep_their_budget_seed_and_finish_reason(full, asked, tokenizer):
         ended = sample.token_ids[-1] == tokenizer.eos_token_id
         assert sample.finish_reason == ("stop" if ended else "length")
         assert ended or len(sample.token_ids) == request.max_tokens
+
+
+@needs_vllm
+def test_more_prompts_than_are_read_at_once_are_sampled_alike(full, asked):
+    full.sync_weights(0)
+    longest = max((request.prompt_ids for request in asked), key=len)
+    many = [SamplingRequest(longest, 6, 1000 + i) for i in range(32)]
+    assert len(many) * len(longest) > 2 * PREFILL_TOKENS
+    assert [s.token_ids for s in full.generate(many, SAMPLED)] == [
+        sample.token_ids for request in many for sample in full.generate([request], SAMPLED)
+    ]
 
 
 @needs_vllm

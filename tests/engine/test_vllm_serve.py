@@ -63,7 +63,16 @@ def server(policy, tmp_path_factory):
         "--no-enable-prefix-caching",
     ]
     flags += ["--logits-processors", PROCESSORS[0], "--enable-lora", "--max-loras", "1", "--max-lora-rank", "8"]
-    flags += ["--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "16", "--enforce-eager"]
+    flags += [
+        "--dtype",
+        "float32",
+        "--max-model-len",
+        "512",
+        "--max-num-seqs",
+        "16",
+        "--enforce-eager",
+        "--no-enable-chunked-prefill",
+    ]
     flags += ["--host", "127.0.0.1", "--port", str(port)]
     settings = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     folder = tmp_path_factory.mktemp("server")
