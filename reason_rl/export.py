@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from reason_rl.errors import RecipeError
-from reason_rl.models import PRIOR_CARD
+from reason_rl.models import kept_in
 
 
 def export(folder: Path, output: Path) -> Path:
@@ -24,12 +24,13 @@ def export(folder: Path, output: Path) -> Path:
         raise RecipeError(f"{folder}: no adapter_config.json, nothing to merge{hint}")
     if output.exists() and any(output.iterdir()):
         raise RecipeError(f"{output} exists and is not empty; name another folder")
-    if (folder / PRIOR_CARD).is_file():
-        raise RecipeError(f"{folder / PRIOR_CARD}: this prior stays in attention, which plain weights cannot hold")
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     base = json.loads(config.read_text())["base_model_name_or_path"]
+    for place in (folder, Path(base)):
+        if (kept := kept_in(place)) is not None:
+            raise RecipeError(f"{place}: its attention keeps {kept}, which plain weights cannot hold")
     try:
         model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
     except (OSError, ValueError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +21,9 @@ SMOLLM = "smollm2-135m"
 TINY_RANDOM = "tiny-random-"
 PRIOR_CARD = "attention_prior.json"  # what attention.prior_files writes beside a model whose attention keeps a prior
 PRIOR_ATTENTION = "reason_rl_prior"  # the attention code of such a model
+PLAIN_ATTENTION = ("sdpa", "eager")  # attention code that needs no further package
+SSA_CARD = "ssa.json"  # what attention.ssa_files writes beside a model that has selective temperatures
+KEPT = {PRIOR_CARD: "an attention prior", SSA_CARD: "selective temperatures"}
 
 
 def resolve_model(path: str) -> str:
@@ -60,18 +65,45 @@ def load_tokenizer(spec: Any) -> PreTrainedTokenizerBase:
             source, revision=spec.revision, trust_remote_code=spec.trust_remote_code, padding_side="left"
         )
     except (OSError, ValueError) as error:
-        raise RecipeError(f"model.path: no tokenizer in {source} ({str(error).splitlines()[0]})") from error
+        raise RecipeError(f"model.path: no tokenizer in {source} ({_first_line(error)})") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def load_model(spec: Any, *, folder: Path | None = None) -> PreTrainedModel:
-    """Load the model of a recipe's ``model:`` section.
+def kept_in(folder: Path) -> str | None:
+    """Return what a folder holds beside its weights that other code would load the model without; None = nothing.
+
+    >>> kept_in(reasoner_path())
+    """
+    return next((f"{what} ({card})" for card, what in KEPT.items() if (folder / card).is_file()), None)
+
+
+def kept_by(model: PreTrainedModel) -> str | None:
+    """Return what stays in the attention of a loaded model and is no part of plain weights; None = nothing."""
+    if model.config._attn_implementation == PRIOR_ATTENTION:
+        return f"an attention prior ({PRIOR_CARD})"
+    if any(name.endswith("self_attn.ssa") for name, _ in model.named_modules()):
+        return f"selective temperatures ({SSA_CARD})"
+    return None
+
+
+def refuse_kept(model: PreTrainedModel, loss: str) -> None:
+    """Raise RecipeError, which says what would be lost, when something stays in the attention of a model."""
+    if (kept := kept_by(model)) is not None:
+        raise RecipeError(f"model.path: its attention keeps {kept}, {loss}")
+
+
+def load_model(spec: Any, *, folder: Path | None = None, temperatures: bool = True) -> PreTrainedModel:
+    """Load the model of a recipe's ``model:`` section, with what its folder says stays in its attention.
 
     Args:
         spec: the section.
         folder: a trained model or adapter to load instead; an adapter is put on the section's model.
+        temperatures: put selective temperatures on it, where there are any.
+
+    Raises:
+        RecipeError: when it cannot be loaded, or what it needs is not there.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -80,25 +112,41 @@ def load_model(spec: Any, *, folder: Path | None = None) -> PreTrainedModel:
     disable_progress_bar()
     adapter = folder if folder is not None and (folder / "adapter_config.json").is_file() else None
     source = resolve_model(spec.path) if folder is None or adapter else str(folder)
+    # What an adapter's folder holds was trained last, so it counts before that of the weights under it.
+    places = [Path(source)] if adapter is None else [adapter, Path(source)]
+    ssa = next((place for place in places if (place / SSA_CARD).is_file()), None)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source,
-            revision=spec.revision if source == spec.path else None,
-            dtype=spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype),
-            attn_implementation=spec.attn_implementation,
-            trust_remote_code=spec.trust_remote_code,
-        )
+        with _without_report() if ssa else contextlib.nullcontext():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source,
+                revision=spec.revision if source == spec.path else None,
+                dtype=spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype),
+                attn_implementation=spec.attn_implementation,
+                trust_remote_code=spec.trust_remote_code,
+                output_loading_info=True,
+            )
+    except ImportError as error:
+        key = "path" if spec.attn_implementation in PLAIN_ATTENTION else "attn_implementation"
+        given = getattr(spec, key)
+        raise RecipeError(f"model.{key}: {given} needs what is not installed ({_first_line(error)})") from error
     except (OSError, ValueError) as error:
-        raise RecipeError(f"model.path: cannot load {source} ({str(error).splitlines()[0]})") from error
+        raise RecipeError(f"model.path: cannot load {source} ({_first_line(error)})") from error
+    model, found = loaded
+    if ssa is None and any(".self_attn.ssa." in name for name in found["unexpected_keys"]):
+        raise RecipeError(f"model.path: {source} has selective temperatures among its weights, but no {SSA_CARD}")
     if adapter is not None:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter))
-    kept = adapter if adapter is not None else Path(source)
-    if (kept / PRIOR_CARD).is_file():
+    prior = next((place for place in places if (place / PRIOR_CARD).is_file()), None)
+    if prior is not None:
         from reason_rl.attention.prior_files import load_prior
 
-        load_prior(model, kept)
+        load_prior(model, prior)
+    if ssa is not None and temperatures:
+        from reason_rl.attention.ssa_files import load_ssa
+
+        load_ssa(model, ssa)
     return model
 
 
@@ -116,6 +164,23 @@ def adapter_rank(model: PreTrainedModel) -> int | None:
     """Return the largest rank of the model's LoRA adapters, None for a model without."""
     configs: dict[str, Any] = getattr(model, "peft_config", {})
     return max((config.r for config in configs.values()), default=None)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextlib.contextmanager
+def _without_report() -> Iterator[None]:
+    """Keep transformers from reporting temperatures among the weights as unexpected; they are read from their own file."""
+    from transformers import PreTrainedModel
+
+    known = PreTrainedModel._keys_to_ignore_on_load_unexpected
+    PreTrainedModel._keys_to_ignore_on_load_unexpected = [*(known or ()), r"\.ssa[._]", r"^model\.ssa_shared"]
+    try:
+        yield
+    finally:
+        PreTrainedModel._keys_to_ignore_on_load_unexpected = known
 
 
 def end_think_id(tokenizer: PreTrainedTokenizerBase, token: str | None) -> int | None:
@@ -152,7 +217,7 @@ def load_config(spec: Any) -> PretrainedConfig:
             source, revision=spec.revision if source == spec.path else None, trust_remote_code=spec.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise RecipeError(f"model.path: cannot load {source} ({str(error).splitlines()[0]})") from error
+        raise RecipeError(f"model.path: cannot load {source} ({_first_line(error)})") from error
     return config
 
 

@@ -118,16 +118,12 @@ def _trained(recipe: Recipe, folder: RunFolder) -> Recipe:
 
 def pretrain(recipe: Recipe, folder: RunFolder, say: Callable[[str], None]) -> dict[str, Any]:
     """Pretrain the tiny reasoner from scratch."""
+    from reason_rl.attention.pretrain_run import attached
     from reason_rl.world.pretrain import PretrainConfig
     from reason_rl.world.pretrain import pretrain as pretrain_reasoner
 
     config = PretrainConfig(seed=recipe.seed, **recipe.pretrain)
-    attach = None
-    if recipe.attention is not None and recipe.attention.prior is not None:
-        from reason_rl.attention.pretrain_run import prior_of
-
-        attach = prior_of(recipe.attention.prior, config)
     say(f"pretraining on {config.traces:,} worked traces")
-    pretrain_reasoner(config, folder.model, attach=attach)
+    pretrain_reasoner(config, folder.model, attach=attached(recipe.attention, config))
     folder.finish()
     return {"model": str(folder.model), "traces": config.traces}

@@ -14,7 +14,7 @@ from reason_rl.attention.heads_files import save_heads
 from reason_rl.attention.heads_module import HeadOptions
 from reason_rl.attention.heads_train import NOT_LEARNED, Batch, HeadTraining, sensitivity, train_heads
 from reason_rl.errors import RecipeError
-from reason_rl.models import context_tokens, load_model, load_tokenizer
+from reason_rl.models import context_tokens, load_model, load_tokenizer, refuse_kept
 from reason_rl.problem.prompt import check_context, render_prompts
 from reason_rl.problem.sources import load_problems
 from reason_rl.rollout.backend import SamplingOptions, SamplingRequest, sampling_seed
@@ -40,6 +40,7 @@ def teach_heads(recipe: Recipe, out: Path, say: Callable[[str], None]) -> dict[s
     """
     section = _checked(recipe, out)
     tokenizer, model = load_tokenizer(recipe.model), load_model(recipe.model)
+    refuse_kept(model, "which reason-rl heads would not save")
     traces = sample_traces(recipe, section, model, tokenizer)
     say(f"{len(traces)} traces, {sum(len(completion) for _, completion in traces)} completion tokens")
     torch.manual_seed(recipe.seed)

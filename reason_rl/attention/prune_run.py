@@ -14,9 +14,8 @@ from reason_rl.attention.heads_files import has_heads, load_heads
 from reason_rl.attention.heads_module import HeadOptions, add_heads, at_mask
 from reason_rl.attention.prune import Choice, choose_heads, norm_scores, prune
 from reason_rl.attention.prune_speed import speed_ratio
-from reason_rl.attention.ssa_files import has_ssa
 from reason_rl.errors import RecipeError
-from reason_rl.models import load_model, load_tokenizer, resolve_model
+from reason_rl.models import kept_in, load_model, load_tokenizer, resolve_model
 from reason_rl.recipe.schema import ModelSection
 
 RankBy = Literal["gates", "norm"]
@@ -77,11 +76,11 @@ def choose(model: Any, folder: Path, options: PruneOptions) -> Choice:
     """Return the heads to keep; gates are read from the folder and left off the model.
 
     Raises:
-        RecipeError: when gates are asked for and there are none, or the model has selective temperatures.
+        RecipeError: when gates are asked for and there are none, or something stays in the model's attention.
     """
-    if has_ssa(folder):
+    if (kept := kept_in(folder)) is not None:
         raise RecipeError(
-            f"{folder}: holds selective temperatures, which depend on the heads; prune first, then add them"
+            f"{folder}: its attention keeps {kept}, which a smaller model would not; prune first, then train it"
         )
     config = decoder_of(model).config
     if options.rank == "norm":

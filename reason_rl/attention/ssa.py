@@ -156,8 +156,12 @@ class SelectiveTemperature(nn.Module):
     def forward(
         self, x: Float[Tensor, "rows tokens hidden"], positions: Int[Tensor, "#rows tokens"]
     ) -> tuple[Scale, Scale | None]:
-        """Return tau of the queries and the scale of the values, in float32."""
-        options, x = self.options, x.float()
+        """Return tau of the queries and the scale of the values, in float32, under autocast too."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self._scales(x.float(), positions)
+
+    def _scales(self, x: Tensor, positions: Tensor) -> tuple[Scale, Scale | None]:
+        options = self.options
         if options.features == "mlp":
             x = nn.functional.gelu(self.shared[0](x))  # type: ignore[misc]
         token: Tensor | float = 0.0

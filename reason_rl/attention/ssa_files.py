@@ -10,8 +10,9 @@ from torch import Tensor, nn, no_grad
 
 from reason_rl.attention.ssa import SSAOptions, add_ssa, ssa_parameters
 from reason_rl.errors import RecipeError
+from reason_rl.models import SSA_CARD
 
-WEIGHTS_FILE, CARD_FILE = "ssa.safetensors", "ssa.json"
+WEIGHTS_FILE, CARD_FILE = "ssa.safetensors", SSA_CARD
 FORMAT = 1
 
 
@@ -29,11 +30,11 @@ def has_ssa(folder: Path) -> bool:
     return (folder / CARD_FILE).is_file()
 
 
-def load_ssa(model: nn.Module, folder: Path) -> SSAOptions:
-    """Put the temperatures of a folder into a model and return their options.
+def read_ssa(folder: Path) -> tuple[SSAOptions, dict[str, Tensor]]:
+    """Return the options of the temperatures of a folder, and their parameters by name.
 
     Raises:
-        RecipeError: when the folder holds none, or they belong to a model of another shape.
+        RecipeError: when the folder holds none that can be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -42,10 +43,18 @@ def load_ssa(model: nn.Module, folder: Path) -> SSAOptions:
         card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
         if card.pop("format") != FORMAT:
             raise RecipeError(f"{folder / CARD_FILE}: another format; this version reads {FORMAT}")
-        options = SSAOptions(**card)
-        stored = load_file(folder / WEIGHTS_FILE)
+        return SSAOptions(**card), load_file(folder / WEIGHTS_FILE)
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise RecipeError(f"{folder}: cannot be read as selective temperatures ({error})") from error
+
+
+def load_ssa(model: nn.Module, folder: Path) -> SSAOptions:
+    """Put the temperatures of a folder into a model and return their options.
+
+    Raises:
+        RecipeError: when the folder holds none, or they belong to a model of another shape.
+    """
+    options, stored = read_ssa(folder)
     add_ssa(model, options)
     restore_ssa(model, stored, str(folder))
     return options

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from reason_rl.errors import RecipeError
-from reason_rl.models import resolve_model
+from reason_rl.models import kept_in, resolve_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,6 +92,8 @@ def _folder(name: str, scratch: Path) -> Path:
         from reason_rl.export import export
 
         return export(folder, scratch / hashlib.sha256(name.encode()).hexdigest()[:16])
+    if (kept := kept_in(folder)) is not None:
+        raise RecipeError(f"merge: {name}: its attention keeps {kept}, which merged weights cannot hold")
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download

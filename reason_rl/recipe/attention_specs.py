@@ -1,4 +1,4 @@
-"""Sections of a recipe about what happens inside attention: a prior, and head budgets."""
+"""Sections of a recipe about what happens inside attention: a prior, selective temperatures, and head budgets."""
 
 from __future__ import annotations
 
@@ -94,10 +94,30 @@ class PriorSpec(PolicySection):
     """Divide the weight by a temperature that is controlled."""
 
 
+class SSASpec(PolicySection):
+    """Selective self-attention: an inverse temperature of each query and a scale of each value, learned with the model.
+
+    Engine hf only; saved with the model as ssa.safetensors and ssa.json.
+    """
+
+    features: Literal["linear", "mlp", "none"] = "linear"
+    """Of the token: w.x + c; w2.gelu(W1 x), W1 shared by all layers; or none."""
+    gate: Literal["linear", "double_exponential", "none"] = "linear"
+    """Of the position: 1 + beta ln n, at the start exactly 1; 1 + exp(-exp(beta)) ln n; or none."""
+    values: bool = True
+    """Scale values by their token too."""
+    rate: float = Field(default=10.0, gt=0)
+    """How many times the learning rate they learn at."""
+    alone: bool = False
+    """Train nothing else; false = beside all weights, or beside the adapter of LoRA."""
+
+
 class AttentionSection(PolicySection):
     """What happens inside attention; all of it is off unless named."""
 
     prior: PriorSpec | None = None
     """A prior on where attention goes, as a regulariser."""
+    ssa: SSASpec | None = None
+    """Selective temperatures."""
     heads: HeadsSpec | None = None
     """Budgeted heads."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reason_rl.errors import RecipeError
-from reason_rl.recipe.attention_checks import check_prior
+from reason_rl.recipe.attention_checks import check_attention
 from reason_rl.recipe.fields import problems
 from reason_rl.recipe.grading_checks import grading_complaint
 from reason_rl.recipe.method_checks import check_methods, check_scale
@@ -33,7 +33,7 @@ def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
     if recipe.lora is not None:
         yield from problems("lora", "lora_config", recipe.lora)
     yield from check_sections(recipe)
-    yield from check_prior(recipe)
+    yield from check_attention(recipe)
     for section, data in (("data", recipe.data), ("eval", recipe.eval and recipe.eval.data)):
         if complaint := grading_complaint(data, recipe.answer.verify):
             yield ("answer", "verify"), f"{complaint} ({section})"

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from reason_rl.errors import RunError
 from reason_rl.hub import first_line, hub_errors, quiet_hub
+from reason_rl.models import kept_in
 from reason_rl.run_folder import RunFolder, write_text
 
 if TYPE_CHECKING:
@@ -43,10 +44,12 @@ def publish(run: RunFolder, repository: str, *, dry_run: bool) -> Path:
         dry_run: write only.
 
     Raises:
-        RunError: when the run has no model or no results, or the hub refuses it.
+        RunError: when the run has no model or no results, its attention is no standard one, or the hub refuses it.
     """
     if not run.model.is_dir() or not run.summary.is_file():
         raise RunError(f"{run.path}: a card needs a trained model and summary.json; finish the run first")
+    if (kept := kept_in(run.model)) is not None and not dry_run:
+        raise RunError(f"--push: the model's attention keeps {kept}, which code on the hub does not know; not pushed")
     resolved = run.resolved.read_text()
     text = card(json.loads(run.summary.read_text()), YAML(typ="safe").load(resolved), repository)
     write_text(run.model / "README.md", text)

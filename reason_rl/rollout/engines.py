@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reason_rl.errors import RecipeError
-from reason_rl.models import PRIOR_ATTENTION, adapter_rank, context_tokens, eos_ids, resolve_model
+from reason_rl.models import adapter_rank, context_tokens, eos_ids, kept_by, kept_in, resolve_model
 from reason_rl.rollout.hf import HFBackend
 from reason_rl.rollout.server_client import ServerClient, ServerOptions
 from reason_rl.rollout.vllm_local import EngineOptions, RequestStop, VLLMBackend, start_engine
@@ -28,17 +29,18 @@ def open_engine(recipe: Recipe, *, lora_rank: int | None = None, needed_tokens: 
         needed_tokens: longest prompt and completion together, where known; the engine then keeps no room for more.
 
     Raises:
-        RecipeError: when the engine is not installed, or not in a version that works.
+        RecipeError: when the engine is not installed, not in a version that works, or cannot follow the model's attention.
     """
     if recipe.rollout.engine == "hf":
         return None
+    source = resolve_model(recipe.model.path)
+    _check_attention(recipe, kept_in(Path(source)))
     if recipe.rollout.engine == "vllm_server":
         assert recipe.rollout.server is not None
         fields = recipe.rollout.server.model_dump()
         return ServerClient(ServerOptions(**fields, concurrency=recipe.rollout.max_batch_rows))
     from transformers import AutoConfig
 
-    source = resolve_model(recipe.model.path)
     config = AutoConfig.from_pretrained(
         source, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
     )
@@ -51,6 +53,13 @@ def open_engine(recipe: Recipe, *, lora_rank: int | None = None, needed_tokens: 
         extra={"revision": recipe.model.revision, **recipe.rollout.vllm},
     )
     return start_engine(source, options)
+
+
+def _check_attention(recipe: Recipe, kept: str | None) -> None:
+    if kept is not None:
+        raise RecipeError(
+            f"rollout.engine: {recipe.rollout.engine} cannot follow what the model's attention keeps, {kept}; use hf"
+        )
 
 
 def stops(recipe: Recipe) -> bool:
@@ -83,8 +92,7 @@ def make_backend(
             max_batch_rows=recipe.rollout.max_batch_rows,
             context_tokens=context_tokens(model),
         )
-    if model.config._attn_implementation == PRIOR_ATTENTION:
-        raise RecipeError(f"rollout.engine: {recipe.rollout.engine} cannot follow the model's attention prior; use hf")
+    _check_attention(recipe, kept_by(model))
     if engine is None:
         engine = open_engine(recipe, lora_rank=adapter_rank(model), needed_tokens=needed_tokens)
     if recipe.rollout.engine == "vllm_server":

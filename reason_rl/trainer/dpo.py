@@ -23,6 +23,7 @@ from reason_rl.trainer.offline import (
     start_model,
 )
 from reason_rl.trainer.pairs import make_pairs, pairs_file
+from reason_rl.trainer.temperatures import starting_model
 from reason_rl.trainer.train import TrainResult, training_problems
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def train_dpo(
         args = DPOConfig(**config_fields(recipe, run.checkpoints))
         shared = recipe.lora is not None or args.precompute_ref_log_probs
         return PairsTrainer(
-            model=load_model(section),
+            model=starting_model(recipe, section),
             # An adapter that is off, or log-probabilities computed before, make a second copy needless.
             ref_model=None if shared else load_model(section),
             args=args,

@@ -41,6 +41,7 @@ from reason_rl.trainer.rounds import (
 from reason_rl.trainer.sampler import GroupSampler, RefillStream
 from reason_rl.trainer.seam import BackendSeam, RowPlan
 from reason_rl.trainer.statistics import round_statistics
+from reason_rl.trainer.temperatures import KeepsTemperatures
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Round:
     credit: Credit | None = None
 
 
-class ReasonGRPOTrainer(GRPOTrainer):
+class ReasonGRPOTrainer(KeepsTemperatures, GRPOTrainer):
     """GRPOTrainer that wraps, and never copies, TRL's methods.
 
     Rows of a generation batch are whole groups of G consecutive rows on one rank. A generation step runs one or more

@@ -13,6 +13,7 @@ from trl import SFTTrainer
 from reason_rl.attention.memberships import padded
 from reason_rl.attention.supervised import Batch, SupervisedPrior
 from reason_rl.errors import RecipeError
+from reason_rl.trainer.temperatures import KeepsTemperatures
 
 if TYPE_CHECKING:
     from reason_rl.recipe.attention_specs import PriorSpec
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 ROWS = 16  # of a pass over calibrating or held-out rows
 
 
-class PriorSFTTrainer(SFTTrainer):
+class PriorSFTTrainer(KeepsTemperatures, SFTTrainer):
     """TRL's trainer whose loss may have the prior's term; everything else is TRL's."""
 
     prior: SupervisedPrior | None = None

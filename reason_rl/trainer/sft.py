@@ -10,12 +10,13 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from reason_rl.errors import RecipeError
-from reason_rl.models import load_model, load_tokenizer
+from reason_rl.models import load_tokenizer
 from reason_rl.trainer.callbacks import MetricsCallback
 from reason_rl.trainer.config import lora_config
 from reason_rl.trainer.dpo import prompts_of
 from reason_rl.trainer.offline import config_fields, fit, one_process_made
 from reason_rl.trainer.prior_sft import PriorSFTTrainer, attach_prior
+from reason_rl.trainer.temperatures import attach_temperatures, starting_model
 from reason_rl.trainer.train import TrainResult, resume_point
 from reason_rl.trainer.turns import make_traces, text_ids, traces_file
 
@@ -52,13 +53,14 @@ def train_sft(
 
     def make(callback: MetricsCallback) -> SFTTrainer:
         trainer = PriorSFTTrainer(
-            model=load_model(recipe.model),
+            model=starting_model(recipe),
             args=SFTConfig(**config_fields(recipe, run.checkpoints)),
             train_dataset=dataset.select(range(held_out, len(dataset))),
             processing_class=tokenizer,
             peft_config=lora_config(recipe),
             callbacks=[callback],
         )
+        attach_temperatures(trainer, recipe, resume_point(run.checkpoints, resume))
         if prior is not None:
             pad = tokenizer.convert_tokens_to_ids(str(tokenizer.pad_token))
             assert isinstance(pad, int)

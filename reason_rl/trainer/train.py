@@ -17,11 +17,9 @@ from reason_rl.answer.verify import make_verifier
 from reason_rl.errors import RecipeError, RunError
 from reason_rl.evaluate.difficulty import references
 from reason_rl.models import (
-    PRIOR_ATTENTION,
     context_tokens,
     end_think_id,
     load_config,
-    load_model,
     load_tokenizer,
 )
 from reason_rl.problem.prompt import check_context, longest_variant, render_prompts, to_dataset
@@ -54,6 +52,7 @@ from reason_rl.trainer.extra_loss import ExtraLoss
 from reason_rl.trainer.grpo import ReasonGRPOTrainer
 from reason_rl.trainer.reference import starting_references
 from reason_rl.trainer.reward_trial import try_reward
+from reason_rl.trainer.temperatures import attach_temperatures, starting_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,7 +89,7 @@ def train(
     checkpoints = run.checkpoints
     checkpoint = resume_point(checkpoints, resume)
     with make_verifier(recipe.answer.verify, recipe.answer.timeout_seconds) as verifier:
-        trainer, callback = _build(recipe, run, verifier, step_of(checkpoint), engine)
+        trainer, callback = _build(recipe, run, verifier, checkpoint, engine)
         if checkpoint is not None:
             restore_algorithm_state(trainer, checkpoint)
         trainer.add_callback(MilestoneCallback(trainer, run.path / "kept", updates_per_generation(recipe.trainer)))
@@ -146,14 +145,14 @@ def training_inputs(recipe: Recipe) -> Inputs:
 
 
 def _build(
-    recipe: Recipe, run: RunFolder, verifier: Any, resumed_step: int, engine: Any
+    recipe: Recipe, run: RunFolder, verifier: Any, checkpoint: Path | None, engine: Any
 ) -> tuple[ReasonGRPOTrainer, RunCallback]:
     """Load problems and model, check what can be checked, and put the trainer together."""
     inputs = training_inputs(recipe)
     tokenizer, method = inputs.tokenizer, inputs.method
-    model = load_model(recipe.model)
+    model = starting_model(recipe)
     args = grpo_config(recipe, run.checkpoints, method.budget.largest())
-    callback = RunCallback(run.metrics, resumed_step)
+    callback = RunCallback(run.metrics, step_of(checkpoint))
     backend = rollout_backend(recipe, model, tokenizer, engine)
     trainer = ReasonGRPOTrainer(
         model=model,
@@ -173,6 +172,7 @@ def _build(
         references=starting_references(recipe, run, engine),
         lag=recipe.rollout.lag,
     )
+    attach_temperatures(trainer, recipe, checkpoint)
     sharded = trainer.accelerator.distributed_type == DistributedType.FSDP
     trainer.extra_loss = extra_loss(recipe, trainer.accelerator.unwrap_model(trainer.model), sharded)
     # Shards, and weights that an update changes while rollouts are under way, are sampled from as a copy.
@@ -194,8 +194,6 @@ def extra_loss(recipe: Recipe, model: Any, sharded: bool) -> ExtraLoss | None:
     Raises:
         RecipeError: where weights are sharded, which it could not read outside of the forward pass.
     """
-    if model.config._attn_implementation == PRIOR_ATTENTION:
-        raise RecipeError("model.path: its attention keeps a prior (attention_prior.json), which RL would not save")
     spec = recipe.attention.prior if recipe.attention else None
     if spec is None:
         return None

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from reason_rl.errors import RecipeError
+from reason_rl.models import kept_in
 from reason_rl.world.dataset import in_split
 from reason_rl.world.families import FAMILIES, LEVELS, make_problem
 from reason_rl.world.tokenizer import EOS, build_tokenizer
@@ -86,6 +88,10 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> L
     """
     torch.manual_seed(config.seed)
     if config.start is not None:
+        if (kept := kept_in(Path(config.start))) is not None:
+            raise RecipeError(
+                f"pretrain.start: {config.start}: its attention keeps {kept}, which it would go on without"
+            )
         return LlamaForCausalLM.from_pretrained(config.start, dtype=torch.float32, attn_implementation="eager")
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -163,9 +169,10 @@ def schedule(share: float, config: PretrainConfig) -> float:
 
 
 def optimizers(model: LlamaForCausalLM, config: PretrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for embeddings and norms."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    """Muon for the matrices of the blocks, AdamW for embeddings, norms, and what was attached to attention."""
+    muons = {n for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "ssa" not in n}
+    matrices = [p for n, p in model.named_parameters() if n in muons]
+    others = [p for n, p in model.named_parameters() if n not in muons]
     muon = torch.optim.Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay)
     adam = torch.optim.AdamW(others, lr=config.adam_learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     return [muon, adam]

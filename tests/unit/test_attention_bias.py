@@ -396,6 +396,10 @@ def test_what_a_recipe_of_rl_may_not_say(overrides, message):
             ["pretrain.compile=false", "pretrain.max_completion_tokens=600"],
             "512 is less than completions may have, 600",
         ),
+        (
+            ["pretrain.compile=false", "model.attn_implementation=eager"],
+            r"model\.attn_implementation: eager takes no bias",
+        ),
         (["pretrain.compile=false", "attention.heads={}"], "is for reason-rl heads; task pretrain does not read it"),
     ],
 )
