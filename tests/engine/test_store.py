@@ -18,6 +18,11 @@ from reason_rl.algorithm.reward import correctness, product, total
 from reason_rl.algorithm.store import Reference, start_store, to_json
 from reason_rl.algorithm.targets import MonitoredTargets, long_wrong_bonus, short_right_bonus
 from reason_rl.algorithm.tiers import within_tier
+from reason_rl.attention.guardian import Guardian
+from reason_rl.attention.kl import AttentionKL
+from reason_rl.attention.regulariser import PriorLoss
+from reason_rl.attention.schedule import Strength
+from reason_rl.attention.source import PriorSource
 from reason_rl.rollout.backend import Sample, sampling_seed
 from reason_rl.trainer.callbacks import MilestoneCallback, RunCallback, restore_algorithm_state
 from reason_rl.trainer.composition import AdvantageRule, FilterRule
@@ -51,6 +56,7 @@ POLICIES = {
         "advantage": AdvantageRule(select="shortest", scale="group_std_population"),
         "selection": QuartileCounts((4, 3, 2, 2), warm_groups=4),
     },
+    "guardian": {"controller": Guardian(max_tokens=16, entropy=1.0, window=1, least_gain=-1.0)},
 }
 
 
@@ -89,6 +95,9 @@ def learner(make_trainer, make_config, backend, tmp_path):
             output_dir=str(tmp_path / folder),
         )
         trainer = make_trainer(backend=backend(), config=config, **policies)
+        if "controller" in policies:  # what it turns is part of the loss
+            watch = AttentionKL(trainer.model, PriorSource(), 64, (-1,), queries=64)
+            trainer.extra_loss = PriorLoss(watch, Strength(10.0, warm=0.0, fall=None))
         trainer.store = start_store(trainer.composition.policies, {name: Reference(4, 2, 9.0) for name in PROBLEMS})
         callback = RunCallback(tmp_path / f"{folder}.jsonl")
         callback.trainer = trainer
@@ -116,6 +125,18 @@ def test_a_resumed_run_is_the_uninterrupted_one(learner, tmp_path, name):
         assert torch.equal(one, two)
     saved = json.loads((tmp_path / "again" / "checkpoint-8" / "algorithm_state.json").read_text())
     assert saved["store"] == json.loads(json.dumps(to_json(whole.store)))
+
+
+def test_guardian_learns_and_its_weights_decide_after_a_resume(learner, tmp_path):
+    trainer = learner(POLICIES["guardian"])
+    trainer.train()
+    saved = json.loads((tmp_path / "out" / "checkpoint-4" / "algorithm_state.json").read_text())["store"]["states"]
+    before, after = saved["guardian"], trainer.store.states["guardian"]
+    # What it did before the checkpoint is what it learns from first after it.
+    assert before["acted"] is not None
+    assert after["updates"] == 2
+    assert before["weights"] != after["weights"]
+    assert len({1.0, before["knobs"]["tau"], after["knobs"]["tau"]}) == 3
 
 
 def test_the_cap_follows_the_schedule_and_milestones_are_kept(learner, tmp_path):
@@ -219,6 +240,13 @@ TOGETHER = {
         "algorithm.budget.tokens=32",
         "algorithm.reference.samples=1",
         "algorithm.reference.max_tokens=32",
+    ),
+    "guarded": (
+        "tiny/dler_rpa_guardian",
+        "algorithm.budget.tokens=48",
+        "algorithm.filter.max_rounds=2",
+        "attention.prior.weight=1.0",
+        "attention.prior.guardian={window: 1, least_gain: 0}",
     ),
 }
 
