@@ -35,6 +35,9 @@ def check_attention(recipe: Recipe) -> Iterator[Complaint]:
 def _prior(recipe: Recipe, prior: PriorSpec) -> Iterator[Complaint]:
     if prior.fall is not None and prior.fall > prior.end:
         yield (*PRIOR, "fall"), f"{prior.fall:g} is after end {prior.end:g}"
+    unread = "held_out_traces" if recipe.task == "train" else "token_weight"
+    if prior.guardian is not None and unread in prior.guardian.model_fields_set:
+        yield (*PRIOR, "guardian", unread), f"task {recipe.task} does not read it; leave it out"
     if recipe.task == "pretrain":
         yield from _pretraining(recipe, prior)
     elif recipe.task == "train":

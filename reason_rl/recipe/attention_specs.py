@@ -51,9 +51,9 @@ class GuardianSpec(PolicySection):
     """Of the metric, smoothed; below it, the temperature relaxes. The metric is accuracy less priced tokens of the rollouts,
     in tasks pretrain and sft the negative cross-entropy of held-out traces."""
     token_weight: float = Field(default=0.2, ge=0)
-    """What a rollout of the largest budget costs, in accuracy."""
+    """What a rollout of the largest budget costs, in accuracy (task train)."""
     held_out_traces: int = Field(default=64, gt=0)
-    """Traces that the cross-entropy is of: of calibration problems (pretrain), or kept out of training (sft)."""
+    """Traces that the cross-entropy is of: of calibration problems (task pretrain), or kept out of training (task sft)."""
 
 
 class PriorSpec(PolicySection):

@@ -400,6 +400,10 @@ def test_what_a_recipe_of_rl_may_not_say(overrides, message):
             ["pretrain.compile=false", "model.attn_implementation=eager"],
             r"model\.attn_implementation: eager takes no bias",
         ),
+        (
+            ["pretrain.compile=false", "attention.prior.guardian.token_weight=0.1"],
+            r"guardian\.token_weight: task pretrain does not read it",
+        ),
         (["pretrain.compile=false", "attention.heads={}"], "is for reason-rl heads; task pretrain does not read it"),
     ],
 )
