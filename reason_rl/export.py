@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from reason_rl.errors import RecipeError
-from reason_rl.models import kept_in
+from reason_rl.models import kept_in, tokenizer_of
 
 
 def export(folder: Path, output: Path) -> Path:
@@ -25,7 +25,7 @@ def export(folder: Path, output: Path) -> Path:
     if output.exists() and any(output.iterdir()):
         raise RecipeError(f"{output} exists and is not empty; name another folder")
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     base = json.loads(config.read_text())["base_model_name_or_path"]
     for place in (folder, Path(base)):
@@ -37,5 +37,5 @@ def export(folder: Path, output: Path) -> Path:
         raise RecipeError(f"{config}: cannot load the base model {base} ({str(error).splitlines()[0]})") from error
     merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     merged.save_pretrained(output)
-    AutoTokenizer.from_pretrained(folder).save_pretrained(output)
+    tokenizer_of(str(folder)).save_pretrained(output)
     return output

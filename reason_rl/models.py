@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -55,13 +56,26 @@ def resolve_model(path: str) -> str:
     return path
 
 
+def tokenizer_of(source: str, **options: Any) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that a folder or hub id holds.
+
+    Beside a Qwen2 model transformers makes a Qwen2Tokenizer of any other, to which most words are then nothing; a folder that
+    says that its tokenizer.json is all there is gets it as it is.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    card = Path(source) / "tokenizer_config.json"
+    kind = json.loads(card.read_text(encoding="utf-8")).get("tokenizer_class") if card.is_file() else None
+    loader: Any = PreTrainedTokenizerFast if kind in ("TokenizersBackend", "PreTrainedTokenizerFast") else AutoTokenizer
+    tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(source, **options)
+    return tokenizer
+
+
 def load_tokenizer(spec: Any) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a recipe's ``model:`` section, padding on the left, with a pad token."""
-    from transformers import AutoTokenizer
-
     source = resolve_model(spec.path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = tokenizer_of(
             source, revision=spec.revision, trust_remote_code=spec.trust_remote_code, padding_side="left"
         )
     except (OSError, ValueError) as error:

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from reason_rl.errors import RecipeError
-from reason_rl.models import kept_in, resolve_model
+from reason_rl.models import kept_in, resolve_model, tokenizer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,10 +77,8 @@ def open_source(name: str, scratch: Path) -> Source:
 
 def load_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model's folder."""
-    from transformers import AutoTokenizer
-
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return tokenizer_of(str(folder))
     except (OSError, ValueError) as error:
         raise RecipeError(f"merge: {name}: no tokenizer ({str(error).splitlines()[0]})") from error
 

@@ -1,4 +1,4 @@
-"""Smoke runs: every shipped recipe has one; two are made."""
+"""Smoke runs: every shipped recipe has one; test_smoke_full.py, _lora.py and _others.py make them, here the command does."""
 
 import json
 import subprocess
@@ -14,6 +14,7 @@ from reason_rl.recipe.checks import check
 from reason_rl.recipe.load import load_recipe
 from reason_rl.recipe.smoke import drop_last_smoke, smoke
 from reason_rl.tiny_random import architecture
+from reason_rl.world.tokenizer import build_tokenizer
 
 RECIPES = {name: path for name, path in shipped_recipes().items() if not name.endswith("base")}
 TASKS = {name: load_recipe(path).recipe.task for name, path in RECIPES.items()}
@@ -105,6 +106,10 @@ def test_tiny_models_are_small_think_and_are_the_same_everywhere(kind, cache, tm
     assert model.config.model_type == kind
     assert model.num_parameters() < 50_000
     assert end_think_id(tokenizer, "</think>") is not None
+    assert (
+        tokenizer("yes </think> 12", add_special_tokens=False)["input_ids"]
+        == build_tokenizer()("yes </think> 12")["input_ids"]
+    )
     assert AutoConfig.from_pretrained(resolve_model(section.path)).max_position_embeddings > 32_000
     monkeypatch.setenv("REASON_RL_CACHE", str(tmp_path / "elsewhere"))
     again = load_model(section).state_dict()
@@ -128,9 +133,16 @@ def test_only_an_earlier_smoke_run_is_deleted(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "kind"), [("r1_distill_1.5b/dapo_lora", "qwen2"), ("qwen3_1.7b/dler", "qwen3")])
-def test_a_smoke_run(name, kind, cache, tmp_path):
-    command = [sys.executable, "-m", "reason_rl.cli", "train", name, "--smoke", f"output={tmp_path / 'run'}"]
+def test_a_smoke_run_from_the_command_line(cache, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "reason_rl.cli",
+        "train",
+        "qwen3_1.7b/dler",
+        "--smoke",
+        f"output={tmp_path / 'run'}",
+    ]
     for _ in range(2):  # the second deletes the first
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=800)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -138,6 +150,4 @@ def test_a_smoke_run(name, kind, cache, tmp_path):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
     assert rows[0]["completion_tokens"] > 10
-    adapter = (folder / "model" / "adapter_model.safetensors").exists()
-    assert adapter == name.endswith("lora")
-    assert adapter or AutoConfig.from_pretrained(folder / "model").model_type == kind
+    assert AutoConfig.from_pretrained(folder / "model").model_type == "qwen3"
