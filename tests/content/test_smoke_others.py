@@ -4,7 +4,6 @@ import pytest
 
 from reason_rl.content import shipped_recipes
 from reason_rl.recipe.load import load_recipe
-from reason_rl.tiny_random import architecture
 
 FIRST = "r1_distill_1.5b/"
 ADVANTAGE = ("baseline", "select", "halves_by")
@@ -12,18 +11,17 @@ PARTS = ("targets", "curriculum", "openings", "summaries", "prices", "reference"
 
 
 def composition(recipe):
-    """Return what a recipe is made of, without its numbers."""
+    """Return what a recipe is made of, without its numbers and its model."""
     attention = recipe.attention.model_dump(exclude_none=True) if recipe.attention else {}
     inside = sorted(attention) + sorted(key for part in attention.values() for key in part if key == "guardian")
-    made = [recipe.task, architecture(recipe.model.path), recipe.lora is not None, *inside]
+    made = [recipe.task, recipe.lora is not None, *inside]
     if (algorithm := recipe.algorithm) is not None:
         advantage = algorithm.advantage
         made += [algorithm.reward.file, algorithm.budget.use, algorithm.filter.keep, algorithm.filter.refill]
         made += [getattr(advantage, name) for name in ADVANTAGE] + [advantage.select_by_difficulty is None]
         made += [name for name in PARTS if getattr(algorithm, name)]
         made += [algorithm.curriculum.use] if algorithm.curriculum else []
-    # The tiny reasoner is a Llama; that alone is no other composition.
-    return tuple("qwen2" if part == "llama" else part for part in made)
+    return tuple(made)
 
 
 def chosen():
@@ -41,8 +39,8 @@ def chosen():
 NAMES = chosen()
 
 
-def test_attention_budgets_and_another_architecture_are_among_them():
-    assert {"tiny/dler_rpa", "tiny/dler_rpa_guardian", "tiny/budget_by_history", "qwen3_1.7b/dler"} <= set(NAMES)
+def test_attention_budgets_and_probes_are_among_them():
+    assert {"tiny/dler_rpa", "tiny/dler_rpa_guardian", "tiny/budget_by_history", "tiny/probe_exit"} <= set(NAMES)
 
 
 @pytest.mark.slow
