@@ -139,7 +139,7 @@ def test_a_smoke_run_from_the_command_line(cache, tmp_path):
         "-m",
         "reason_rl.cli",
         "train",
-        "qwen3_1.7b/dler",
+        "qwen3_1.7b/l1_max",
         "--smoke",
         f"output={tmp_path / 'run'}",
     ]
