@@ -38,6 +38,7 @@ SMALL = (
     "trainer.logging_steps=1",
     "trainer.warmup_steps=0",
     "algorithm.reward={file: rewards/l1_exact.py, token_penalty: 0.01}",
+    "algorithm.overlong=penalise",
     "prompt={template: '{prompt} {tokens}', target_tokens: {low: 8, high: 8}}",
     "algorithm.budget.tokens=32",
     "data.count=48",
