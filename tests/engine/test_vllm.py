@@ -378,6 +378,9 @@ class SleepingEngine:
         self.asked.append("generate")
         return [f"{40 + row}-tail" for row in range(len(prompts))]
 
+    def has_unfinished_requests(self):
+        return True
+
     def step(self):
         return [self.reply]
 
