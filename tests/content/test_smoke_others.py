@@ -39,8 +39,8 @@ def chosen():
 NAMES = chosen()
 
 
-def test_attention_budgets_and_probes_are_among_them():
-    assert {"tiny/dler_rpa", "tiny/dler_rpa_guardian", "tiny/budget_by_history", "tiny/probe_exit"} <= set(NAMES)
+def test_attention_and_probes_are_among_them():
+    assert {"tiny/dler_rpa", "tiny/dler_rpa_guardian", "tiny/probe_exit"} <= set(NAMES)
 
 
 @pytest.mark.slow

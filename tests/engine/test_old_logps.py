@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from trl import GRPOTrainer
 
 from reason_rl.errors import RecipeError
 from reason_rl.recipe.load import load_recipe
 from reason_rl.rollout.hf import HFBackend
-from reason_rl.trainer.grpo import ReasonGRPOTrainer
 
 
 def trained(make_trainer, make_llama, make_config, tokenizer, monkeypatch, sampled):
@@ -16,14 +16,14 @@ def trained(make_trainer, make_llama, make_config, tokenizer, monkeypatch, sampl
     config = make_config(scale_rewards="none", learning_rate=1e-5)
     trainer = make_trainer(backend=backend, model=model, config=config, sampled_logps=sampled)
     outputs, passes = [], []
-    generate, compute = trainer._generate_and_score_completions, ReasonGRPOTrainer.__bases__[0]
-    stock = compute._get_per_token_logps_and_entropies
+    generate = trainer._generate_and_score_completions
+    stock = GRPOTrainer._get_per_token_logps_and_entropies
 
     def counted(self, *args, **kwargs):
         passes.append(torch.is_grad_enabled())
         return stock(self, *args, **kwargs)
 
-    monkeypatch.setattr(compute, "_get_per_token_logps_and_entropies", counted)
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", counted)
 
     def generating(inputs):
         outputs.append(generate(inputs))
