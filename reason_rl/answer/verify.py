@@ -150,27 +150,14 @@ class MathVerifier(Verifier):
 
     def _respelled(self, jobs: Sequence[Job], looks: int) -> dict[Job, Verdict]:
         """Return the pairs that are equal when relations are ranges and plus-or-minus is two answers."""
-        again: dict[Job, Job] = {}
-        failed: dict[Job, Verdict] = {}
-        for job in jobs:
-            sides = _guarded(_sides_again, *job[0])
-            if isinstance(sides, Verdict):
-                failed[job] = sides
-            elif sides is not None:
-                again[job] = (sides, job[1])
+        sides, failed = _taken(_sides_again, jobs)
+        again = {job: (pair, job[1]) for job, pair in sides.items()}
         verdicts = zip(again, self._judge(list(again.values()), looks), strict=True) if again else ()
         return failed | {job: verdict for job, verdict in verdicts if verdict.correct is True or verdict == PAST}
 
     def _part_by_part(self, jobs: Sequence[Job], looks: int) -> dict[Job, Verdict]:
         """Return the pairs whose lists, tuples, sets or matrices are equal part by part, or had no time for it."""
-        tables: dict[Job, Table] = {}
-        failed: dict[Job, Verdict] = {}
-        for job in jobs:
-            table = _guarded(_table, *job[0])
-            if isinstance(table, Verdict):
-                failed[job] = table
-            elif table is not None:
-                tables[job] = table
+        tables, failed = _taken(_table, jobs)
         cells = [(cell, job[1]) for job, (_, rows) in tables.items() for row in rows for cell in row]
         right = iter([verdict.correct is True for verdict in self._judge(cells, looks)] if cells else [])
         matched = {
@@ -194,6 +181,19 @@ def _sides_again(answer: str, gold: str) -> Pair | None:
 def _table(answer: str, gold: str) -> Table | None:
     wanted, got = (parts_of(side) for side in spelled(gold, answer))
     return pairings(wanted, got) if wanted and got else None
+
+
+def _taken(step: Callable[[str, str], T | None], jobs: Sequence[Job]) -> tuple[dict[Job, T], dict[Job, Verdict]]:
+    """Return what a step gives of each pair that it has something for, and the verdicts of those that it fails on."""
+    found: dict[Job, T] = {}
+    failed: dict[Job, Verdict] = {}
+    for job in jobs:
+        made = _guarded(step, *job[0])
+        if isinstance(made, Verdict):
+            failed[job] = made
+        elif made is not None:
+            found[job] = made
+    return found, failed
 
 
 def _guarded(step: Callable[[str, str], T], answer: str, gold: str) -> T | Verdict:
