@@ -27,8 +27,8 @@ SSA_CARD = "ssa.json"  # what attention.ssa_files writes beside a model that has
 KEPT = {PRIOR_CARD: "an attention prior", SSA_CARD: "selective temperatures"}
 
 
-def resolve_model(path: str) -> str:
-    """Return the folder or hub id behind a recipe's ``model.path``.
+def resolve_model(path: str, key: str = "model.path") -> str:
+    """Return the folder or hub id behind a recipe's ``key``.
 
     Raises:
         RecipeError: for a folder that does not exist; a name with no slash is no hub id.
@@ -52,7 +52,7 @@ def resolve_model(path: str) -> str:
         hint = (
             f"did you mean {near[0]}?" if near else f"give a folder, a hub id (org/name), {TINY_REASONER} or {SMOLLM}"
         )
-        raise RecipeError(f"model.path: no model {path}; {hint}")
+        raise RecipeError(f"{key}: no model {path}; {hint}")
     return path
 
 

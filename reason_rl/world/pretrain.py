@@ -16,7 +16,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reason_rl.errors import RecipeError
-from reason_rl.models import kept_in
+from reason_rl.models import kept_in, resolve_model
 from reason_rl.world.dataset import in_split
 from reason_rl.world.families import FAMILIES, LEVELS, make_problem
 from reason_rl.world.tokenizer import EOS, build_tokenizer
@@ -46,6 +46,7 @@ class PretrainConfig:
     recheck_right_rate: float = 0.25
     planted_slip_rate: float = 0.0
     another_pass_level: int = 0
+    at_once_rate: float = 0.0
     weight_decay: float = 0.01
     bf16: bool = True
     compile: bool = True
@@ -88,11 +89,12 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> L
     """
     torch.manual_seed(config.seed)
     if config.start is not None:
-        if (kept := kept_in(Path(config.start))) is not None:
+        start = resolve_model(config.start, "pretrain.start")
+        if (kept := kept_in(Path(start))) is not None:
             raise RecipeError(
                 f"pretrain.start: {config.start}: its attention keeps {kept}, which it would go on without"
             )
-        return LlamaForCausalLM.from_pretrained(config.start, dtype=torch.float32, attn_implementation="eager")
+        return LlamaForCausalLM.from_pretrained(start, dtype=torch.float32, attn_implementation="eager")
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -121,7 +123,9 @@ def traces(
     interrupted, its end is not learned: the reasoner learns to answer then, but not to give up. Nor is a planted slip.
     """
     rng = random.Random(config.seed)
-    rates = Rates(config.recheck_right_rate, config.planted_slip_rate, config.another_pass_level)
+    rates = Rates(
+        config.recheck_right_rate, config.planted_slip_rate, config.another_pass_level, config.at_once_rate
+    )
     vocabulary = tokenizer.get_vocab()
     seen = 0
     while seen < config.traces:

@@ -24,12 +24,13 @@ MAX_PASSES = 6
 
 @dataclass(frozen=True)
 class Rates:
-    """How often a right step is checked again, how often a step slips beyond the slips that are learned, and up to which
-    level every problem is gone over once more than ``EXTRA_PASSES`` says."""
+    """How often a right step is checked again, how often a step slips beyond the slips that are learned, up to which level
+    every problem is gone over once more than ``EXTRA_PASSES`` says, and how often a problem is answered without thinking."""
 
     recheck_right: float = 0.25
     planted_slip: float = 0.0
     another_pass_level: int = 0
+    at_once: float = 0.0
 
 
 RATES = Rates()
@@ -163,12 +164,17 @@ def think(rng: random.Random, problem: WorldProblem, rates: Rates = RATES) -> tu
 class Completion:
     """A whole completion, and the positions of the words that are not to be imitated.
 
-    Those are what a planted slip got wrong, and the ``</think>`` of an interrupted thinking, after which the right
-    answer follows all the same.
+    Those are what a planted slip got wrong, and the ``</think>`` of thinking that was interrupted or never began, after which
+    the right answer follows all the same.
     """
 
     words: tuple[str, ...]
     unlearned: tuple[int, ...]
+
+
+def answered(answer: str) -> tuple[str, ...]:
+    """Return the words that end thinking and box an answer."""
+    return ("</think>", "\\boxed{", *answer.split(), "}")
 
 
 def draw_completion(rng: random.Random, problem: WorldProblem, max_tokens: int, rates: Rates = RATES) -> Completion:
@@ -176,12 +182,14 @@ def draw_completion(rng: random.Random, problem: WorldProblem, max_tokens: int, 
 
     Some thinking is cut at a random word, so that the reasoner can answer as well as possible when it is made to.
     """
+    if rates.at_once and rng.random() < rates.at_once:
+        return Completion(answered(problem.answer), (0,))
     while True:
         draft, answer = think(rng, problem, rates)
         words, interrupted = draft.words, rng.random() < INTERRUPTED_SHARE
         if interrupted:
             words, answer = words[: rng.randint(0, len(words))], problem.answer
-        completion = (*words, "</think>", "\\boxed{", *str(answer).split(), "}")
+        completion = (*words, *answered(str(answer)))
         if answer is not None and len(completion) < max_tokens:
             unlearned = [i for i in draft.planted if i < len(words)]
             return Completion(completion, (*unlearned, *([len(words)] if interrupted else [])))

@@ -70,6 +70,20 @@ def test_the_end_of_an_interrupted_thinking_is_the_one_thing_not_learned():
     assert 15 < sum(map(len, masked)) < 60
 
 
+def test_a_problem_answered_at_once_teaches_the_answer_but_not_to_skip_thinking():
+    tokenizer = build_tokenizer()
+    at_once = 0
+    for ids, labels in traces(PretrainConfig(traces=300, at_once_rate=0.5, curriculum_share=0.0), tokenizer):
+        words = tokenizer.convert_ids_to_tokens(ids)
+        start = words.index("<think>") + 1
+        if words[start] == "</think>":
+            at_once += 1
+            assert labels[start] == IGNORED_LABEL
+            assert words[start + 1] == "\\boxed{"
+            assert labels[start + 1 :] == ids[start + 1 :]
+    assert 120 < at_once < 180
+
+
 def test_planted_slips_are_not_learned_and_change_nothing_else():
     masked = list(unlearned_words(PretrainConfig(traces=300, planted_slip_rate=0.2, curriculum_share=0.0)))
     planted = [word for words in masked for word in words if word != "</think>"]
