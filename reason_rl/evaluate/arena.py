@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from reason_rl.evaluate.savings import paired_saving
 
 Row = Mapping[str, Any]
 RESAMPLES = 4000
-UNIFORM = ("dler", "dler_cap112")  # one cap for all problems, the tighter one first
+UNIFORM = ("dler", "dler_cap112", "dler_cap160")  # one cap for all problems
 HARDEST_LEVELS = 2
 
 
@@ -58,8 +58,8 @@ def arena_table(rows: Sequence[Row]) -> dict[str, Any]:
     Accuracy, tokens, the paired saving, the accuracy difference and the AES carry 95 % intervals over problems, samples of
     all seeds together; ``low_seed`` and ``high_seed`` are the extremes of single seeds. The area is that under accuracy
     against the cap, over log tokens, on one grid for all. ``asked``: the same for each variant of the prompt.
-    ``beside_uniform``: the difference to a uniform cut at equal tokens, of methods between the two that were made. Two
-    methods are indistinguishable when neither the accuracy nor the token interval of their paired difference excludes zero.
+    ``beside_uniform``: the difference to a uniform cut at equal tokens, of methods between two such cuts. Two methods are
+    indistinguishable when neither the accuracy nor the token interval of their paired difference excludes zero.
 
     Raises:
         ValueError: when the start is missing, or the methods were evaluated on different problems.
@@ -121,12 +121,11 @@ def beside_mixture(side: Side, low: Side, high: Side) -> dict[str, Any]:
 
 
 def _beside_uniform(sides: Mapping[str, Side]) -> dict[str, Any]:
-    if not set(UNIFORM) <= set(sides):
-        return {}
-    low, high = (sides[name] for name in UNIFORM)
+    uniform = sorted((sides[name] for name in UNIFORM if name in sides), key=lambda side: side.tokens.mean())
     return {
         name: beside_mixture(side, low, high)
         for name, side in sides.items()
+        for low, high in pairwise(uniform)
         if low.tokens.mean() < side.tokens.mean() < high.tokens.mean()
     }
 

@@ -144,12 +144,21 @@ def ordered(table: Arena) -> list[tuple[str, Mapping[str, Any]]]:
 def arena_markdown(table: Arena) -> str:
     """Return the table in short as Markdown, most tokens saved first; the last column is that of the two hardest levels."""
     hardest = list(table["start"]["levels"])[-2:]
-    heads = ("method", "accuracy", "change, points", "completion tokens", "saved", f"levels {' / '.join(hardest)}")
+    heads = (
+        "method",
+        "seeds",
+        "accuracy",
+        "change, points",
+        "completion tokens",
+        "saved",
+        f"levels {' / '.join(hardest)}",
+    )
     lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
     for name, entry in (("start", table["start"]), *ordered(table)):
         alone = name == "start"
         cells = (
             name + (" *" if name in table["frontier"] and not alone else ""),
+            "" if alone else str(entry["seeds"]),
             f"{100 * entry['accuracy']['mean']:.1f} %",
             "" if alone else figure("accuracy", entry["accuracy_difference"], signed=True),
             f"{entry['completion_tokens']['mean']:.1f}",

@@ -20,7 +20,7 @@ from reason_rl.models import kept_in, resolve_model
 from reason_rl.world.dataset import in_split
 from reason_rl.world.families import FAMILIES, LEVELS, make_problem
 from reason_rl.world.tokenizer import EOS, build_tokenizer
-from reason_rl.world.traces import Rates, draw_completion
+from reason_rl.world.traces import Rates, answer_at_once, draw_completion
 
 IGNORED_LABEL = -100
 POOL_TRACES = 8192
@@ -47,6 +47,7 @@ class PretrainConfig:
     planted_slip_rate: float = 0.0
     another_pass_level: int = 0
     at_once_rate: float = 0.0
+    at_once_level: int = 6
     weight_decay: float = 0.01
     bf16: bool = True
     compile: bool = True
@@ -120,23 +121,26 @@ def traces(
     """Yield (token ids, labels) over problems of one split only, families alike often.
 
     Levels are alike often too, after a curriculum that lets in one harder level after the other. Where thinking was
-    interrupted, its end is not learned: the reasoner learns to answer then, but not to give up. Nor is a planted slip.
+    interrupted, its end is not learned: the reasoner learns to answer then, but not to give up. Nor is a planted slip, nor
+    the end of thinking that never began, where problems up to ``at_once_level`` are answered at once.
     """
     rng = random.Random(config.seed)
-    rates = Rates(
-        config.recheck_right_rate, config.planted_slip_rate, config.another_pass_level, config.at_once_rate
-    )
+    rates = Rates(config.recheck_right_rate, config.planted_slip_rate, config.another_pass_level)
     vocabulary = tokenizer.get_vocab()
     seen = 0
     while seen < config.traces:
         curriculum = config.curriculum_share * config.traces
         open_levels = 1 + int(len(LEVELS) * seen / curriculum) if curriculum else len(LEVELS)
-        problem = make_problem(rng, rng.choice(FAMILIES), rng.choice(LEVELS[:open_levels]))
+        at_once = config.at_once_rate > 0 and rng.random() < config.at_once_rate
+        levels = LEVELS[: min(open_levels, config.at_once_level)] if at_once else LEVELS[:open_levels]
+        problem = make_problem(rng, rng.choice(FAMILIES), rng.choice(levels))
         if not in_split(problem.question, split):
             continue
         chat = [{"role": "user", "content": problem.question}]
         prompt = str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)).split()
-        completion = draw_completion(rng, problem, config.max_completion_tokens, rates)
+        completion = (
+            answer_at_once(problem) if at_once else draw_completion(rng, problem, config.max_completion_tokens, rates)
+        )
         ids = [vocabulary[word] for word in (*prompt, *completion.words, EOS)]
         labels = [IGNORED_LABEL] * len(prompt) + ids[len(prompt) :]
         for position in completion.unlearned:

@@ -24,13 +24,12 @@ MAX_PASSES = 6
 
 @dataclass(frozen=True)
 class Rates:
-    """How often a right step is checked again, how often a step slips beyond the slips that are learned, up to which level
-    every problem is gone over once more than ``EXTRA_PASSES`` says, and how often a problem is answered without thinking."""
+    """How often a right step is checked again, how often a step slips beyond the slips that are learned, and up to which
+    level every problem is gone over once more than ``EXTRA_PASSES`` says."""
 
     recheck_right: float = 0.25
     planted_slip: float = 0.0
     another_pass_level: int = 0
-    at_once: float = 0.0
 
 
 RATES = Rates()
@@ -177,13 +176,16 @@ def answered(answer: str) -> tuple[str, ...]:
     return ("</think>", "\\boxed{", *answer.split(), "}")
 
 
+def answer_at_once(problem: WorldProblem) -> Completion:
+    """Return the answer without thinking; that thinking ends at once is not to be imitated."""
+    return Completion(answered(problem.answer), (0,))
+
+
 def draw_completion(rng: random.Random, problem: WorldProblem, max_tokens: int, rates: Rates = RATES) -> Completion:
     """Draw thinking and boxed answer; drawn again while longer than ``max_tokens``.
 
     Some thinking is cut at a random word, so that the reasoner can answer as well as possible when it is made to.
     """
-    if rates.at_once and rng.random() < rates.at_once:
-        return Completion(answered(problem.answer), (0,))
     while True:
         draft, answer = think(rng, problem, rates)
         words, interrupted = draft.words, rng.random() < INTERRUPTED_SHARE

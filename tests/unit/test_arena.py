@@ -126,8 +126,8 @@ def test_the_page_stands_alone_and_has_every_method(tmp_path):
     assert [row[0] for row in arena_cells(table)] == ["start", "better *", "same"]
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert lines[0].endswith("| levels 1 / 2 |")
-    assert lines[2] == "| start | 50.0 % |  | 150.0 |  | 75 / 25 % |"
-    assert lines[3].startswith("| better * | 75.0 % | +25.0 [")
+    assert lines[2] == "| start |  | 50.0 % |  | 150.0 |  | 75 / 25 % |"
+    assert lines[3].startswith("| better * | 2 | 75.0 % | +25.0 [")
 
 
 def hard_case(correct, tokens):
@@ -161,6 +161,10 @@ def test_methods_between_the_uniform_cuts_are_compared_with_them(tmp_path):
     assert list(table["beside_uniform"]) == ["better"]
     assert table["beside_uniform"]["better"]["share"] == pytest.approx(0.2)
     assert arena_table(ROWS)["beside_uniform"] == {}
+    wide = cell("dler_cap160", 0, RIGHT, [(400, 400)] * 4)
+    three = arena_table([*rows, wide])["beside_uniform"]
+    assert list(three) == ["better", "longer"]
+    assert three["better"] == table["beside_uniform"]["better"]  # the two cuts nearest to it count
     write_arena(table, tmp_path, "x")
     assert "Beside a uniform cut" in (tmp_path / "arena.html").read_text()
 

@@ -73,7 +73,9 @@ def test_the_end_of_an_interrupted_thinking_is_the_one_thing_not_learned():
 def test_a_problem_answered_at_once_teaches_the_answer_but_not_to_skip_thinking():
     tokenizer = build_tokenizer()
     at_once = 0
-    for ids, labels in traces(PretrainConfig(traces=300, at_once_rate=0.5, curriculum_share=0.0), tokenizer):
+    for ids, labels in traces(
+        PretrainConfig(traces=300, at_once_rate=0.5, at_once_level=1, curriculum_share=0.0), tokenizer
+    ):
         words = tokenizer.convert_ids_to_tokens(ids)
         start = words.index("<think>") + 1
         if words[start] == "</think>":

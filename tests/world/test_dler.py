@@ -7,8 +7,6 @@ import pytest
 from reason_rl.evaluate.records import read_rows
 from reason_rl.evaluate.run import evaluate
 from reason_rl.recipe.load import load_recipe
-from reason_rl.run_folder import RunFolder
-from reason_rl.trainer.train import train
 
 SEEDS = (0, 1)
 # Tighter than the recipe's: most groups are all wrong at first, which is what refilling is for.
@@ -31,15 +29,6 @@ BROKEN = (
 )
 
 
-def learn(folder, seed, *changes):
-    loaded = load_recipe("tiny/dler", [*SHORT, *changes, f"seed={seed}", f"output={folder}"])
-    run = RunFolder(folder)
-    run.prepare(loaded.resolved(), resume=False)
-    train(loaded.recipe, run)
-    evaluate(loaded.recipe, run.model, run.eval / "after.jsonl")
-    return read_rows(run.eval / "after.jsonl").rows
-
-
 def mean(rows, name, levels=range(1, 7)):
     return statistics.mean(float(getattr(row, name)) for row in rows if row.level in levels)
 
@@ -58,13 +47,13 @@ def start(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def dler(tmp_path_factory):
-    return [learn(tmp_path_factory.mktemp("dler") / str(seed), seed) for seed in SEEDS]
+def dler(learn, tmp_path_factory):
+    return [learn("tiny/dler", tmp_path_factory.mktemp("dler") / str(seed), seed, *SHORT) for seed in SEEDS]
 
 
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory):
-    return [learn(tmp_path_factory.mktemp("broken") / str(seed), seed, *BROKEN) for seed in SEEDS]
+def broken(learn, tmp_path_factory):
+    return [learn("tiny/dler", tmp_path_factory.mktemp("broken") / str(seed), seed, *SHORT, *BROKEN) for seed in SEEDS]
 
 
 @pytest.mark.slow
