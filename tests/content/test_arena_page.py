@@ -8,6 +8,7 @@ import pytest
 from reason_rl.bench.arena import made_cells
 from reason_rl.evaluate.arena import arena_table
 from reason_rl.report.arena import arena_markdown
+from reason_rl.report.tables import cut_parts, figure
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "eval" / "arena"
@@ -31,6 +32,20 @@ def test_the_page_shows_every_method_as_the_table_has_it():
     assert arena_markdown(TABLE) in (ROOT / "docs" / "arena.md").read_text()
 
 
+def test_the_methods_pages_show_their_rows():
+    shown = [
+        line
+        for page in sorted((ROOT / "docs" / "methods").glob("*.md"))
+        for table in page.read_text().split("| in the [arena](../arena.md) |")[1:]
+        for line in table.split("\n\n")[0].splitlines()[2:]
+    ]
+    assert sorted(shown) == sorted(
+        f"| `{name}` | {entry['seeds']} | {figure('accuracy', entry['accuracy_difference'], signed=True)} | "
+        f"{cut_parts(entry['token_cut'])} |"
+        for name, entry in TABLE["methods"].items()
+    )
+
+
 @pytest.mark.parametrize("name", TABLE["methods"])
 def test_all_methods_had_the_same_rollout_tokens(name):
     # The last rollout batch may go over, by one batch.
@@ -43,21 +58,60 @@ def test_what_the_page_says_holds_does():
         for name, entry in TABLE["methods"].items()
         if entry["token_cut"]["mean"] >= 0.40 and entry["accuracy_difference"]["mean"] >= -0.01
     }
-    assert held == {"dler", "dler_cap112", "dler_rpa", "dler_rpa_guardian", "cispo", "grpo_cap80"}
+    assert held == {
+        "dler",
+        "dler_rpa",
+        "dler_rpa_guardian",
+        "pass_rate_band",
+        "cispo",
+        "rloo",
+        "bnpo",
+        "siri",
+        "shorter_better",
+        "cures_cap80",
+        "grpo_cap80",
+    }
+    assert TABLE["methods"]["grpo"]["token_cut"]["high"] < 0.10
 
 
-def right_within(cell, cap):
-    """Return the share of a cell's completions that are right and no longer than the cap, a mean over problems."""
+def right_within(method, cap):
+    """Return the share of a method's completions that are right and no longer than the cap, a mean over problems and seeds."""
+    cells = map(json.loads, (FOLDER / "cells.jsonl").read_text().splitlines())
     shares = [
         sum(right and tokens <= cap for right, tokens in zip(one["correct"], one["tokens"], strict=True))
         / len(one["tokens"])
+        for cell in cells
+        if cell.get("method") == method
         for one in cell["points"][-1]["problems"].values()
     ]
     return sum(shares) / len(shares)
 
 
-@pytest.mark.parametrize("cap", [80, 96, 128, 192, 384])
-def test_anytime_reasoning_is_above_grpo_from_eighty_tokens_on(cap):
-    lines = (FOLDER / "cells.jsonl").read_text().splitlines()
-    cells = {cell["key"]: cell for cell in map(json.loads, lines)}
-    assert right_within(cells["anytime_brpo-seed0"], cap) > right_within(cells["grpo_cap192-seed0"], cap)
+@pytest.mark.parametrize("cap", [48, 64, 80, 96, 128, 192])
+def test_anytime_reasoning_is_above_grpo_up_to_the_window(cap):
+    assert right_within("anytime_brpo", cap) > right_within("grpo_cap192", cap)
+
+
+@pytest.mark.parametrize("cap", [48, 80, 128, 384])
+def test_drawing_half_solved_problems_is_ahead_under_a_tight_cap(cap):
+    assert right_within("cures_cap80", cap) > right_within("grpo_cap80", cap)
+
+
+def test_choosing_problems_by_difficulty_is_ahead_of_dler_on_the_hardest_levels():
+    band, dler = (TABLE["methods"][name] for name in ("pass_rate_band", "dler"))
+    assert band["seeds"] == dler["seeds"] == 3
+    assert band["completion_tokens"]["mean"] < dler["completion_tokens"]["mean"]
+    assert all(band["levels"][level]["accuracy"] > dler["levels"][level]["accuracy"] for level in ("5", "6"))
+
+
+def test_the_levels_of_one_checkpoint_do_not_come_apart():
+    for folder in ("arena", "arena_long"):
+        asked = json.loads((ROOT / "eval" / folder / "table.json").read_text())["methods"]["tldr"]["asked"]
+        tokens = [asked[level]["completion_tokens"]["mean"] for level in ("short", "medium", "long")]
+        assert max(tokens) - min(tokens) < 3  # docs/arena.md says so
+
+
+def test_lengths_fall_in_every_half_cycle():
+    kept = json.loads((ROOT / "eval" / "arena_long" / "table.json").read_text())["methods"]["siri"]["kept"]
+    tokens = [kept[f"{end}-{cycle}"]["completion_tokens"] for cycle in range(1, 5) for end in ("low", "high")]
+    assert tokens == sorted(tokens, reverse=True)
