@@ -72,6 +72,7 @@ def test_what_the_page_says_holds_does():
         "grpo_cap80",
     }
     assert TABLE["methods"]["grpo"]["token_cut"]["high"] < 0.10
+    assert {name for name in held if TABLE["methods"][name]["accuracy_held"]} == {"pass_rate_band"}
 
 
 def right_within(method, cap):
