@@ -45,7 +45,7 @@ def test_the_command_prints_both_forms(capsys):
     shown = capsys.readouterr().out
     assert shown.rstrip() == text(list(ENTRIES.values()))
     head = next(line for line in shown.splitlines() if line.startswith("tiny/rloo "))
-    assert "RLOO | unit only | arXiv 2402.14740: Back to Basics" in head
+    assert "RLOO | measured | arXiv 2402.14740: Back to Basics" in head
     app(["recipes", "ls", "--json"], standalone_mode=False)
     listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert listed["tiny/gspo"]["arxiv"] == "2507.18071"
