@@ -54,6 +54,11 @@ class PretrainConfig:
     seed: int = 0
     start: str | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse levels that there are not."""
+        if not 1 <= self.at_once_level <= len(LEVELS):
+            raise RecipeError(f"pretrain.at_once_level: {self.at_once_level}; levels go from 1 to {len(LEVELS)}")
+
 
 class Attached(Protocol):
     """Something that changes or watches a model while it is pretrained (see ``attention.supervised``)."""

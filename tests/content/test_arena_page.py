@@ -76,7 +76,7 @@ def test_what_the_page_says_holds_does():
 
 
 def right_within(method, cap):
-    """Return the share of a method's completions that are right and no longer than the cap, a mean over problems and seeds."""
+    """Return the share of completions that are right and no longer than the cap, a mean over problems and seeds."""
     cells = map(json.loads, (FOLDER / "cells.jsonl").read_text().splitlines())
     shares = [
         sum(right and tokens <= cap for right, tokens in zip(one["correct"], one["tokens"], strict=True))

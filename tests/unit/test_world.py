@@ -86,6 +86,11 @@ def test_a_problem_answered_at_once_teaches_the_answer_but_not_to_skip_thinking(
     assert 120 < at_once < 180
 
 
+def test_a_level_that_there_is_not_is_refused():
+    with pytest.raises(RecipeError, match=r"pretrain.at_once_level: 0; levels go from 1 to 6"):
+        PretrainConfig(at_once_level=0)
+
+
 def test_planted_slips_are_not_learned_and_change_nothing_else():
     masked = list(unlearned_words(PretrainConfig(traces=300, planted_slip_rate=0.2, curriculum_share=0.0)))
     planted = [word for words in masked for word in words if word != "</think>"]

@@ -27,9 +27,8 @@ def start(tmp_path_factory):
 def test_capped_rollouts_shorten_by_two_fifths_and_accuracy_holds(start, learn, tmp_path):
     rows = learn("tiny/cispo", tmp_path, 0, *EVAL, ALLOWANCE)
     assert mean(rows, "completion_tokens") < 0.6 * mean(start, "completion_tokens")
-    assert (
-        mean(rows, "correct") > mean(start, "correct") - 0.05
-    )  # 1 point in the arena, which has four times the samples
+    # 1 point in the arena, which has twice the samples and several seeds.
+    assert mean(rows, "correct") > mean(start, "correct") - 0.05
 
 
 @pytest.mark.slow
