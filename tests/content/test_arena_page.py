@@ -66,6 +66,8 @@ def test_what_the_page_says_holds_does():
         "cispo",
         "rloo",
         "bnpo",
+        "dr_grpo",
+        "dapo",
         "siri",
         "shorter_better",
         "cures_cap80",
