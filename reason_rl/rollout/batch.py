@@ -21,7 +21,7 @@ class RolloutBatch:
         group_sizes: rows of each group, where a curriculum gives problems different numbers; None = ``group_size`` each.
         problem_id: [B].
         prompt_ids, completion_ids: token ids a row, without padding.
-        text: decoded completions [B].
+        text: decoded completions [B], without the end token of those that finished.
         length: completion tokens, the end token included, int64 [B].
         think_length: think tokens up to and including the end-of-think token, or all of them when it never came, [B].
         finish_reason: from the sampler, in {stop, length, exit}, [B].

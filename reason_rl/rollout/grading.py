@@ -48,6 +48,13 @@ class Grader:
         """Return the text of one row of token ids."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
+    def text(self, sample: Sample) -> str:
+        """Return a completion with the special tokens in it, but without the end token of one that finished."""
+        ids = sample.token_ids
+        # Tags of thinking may be special tokens too, so that not all of these can be left out.
+        ended = sample.finish_reason != "length" and ids and ids[-1] != self.end_think_id
+        return self.decode(ids[:-1] if ended and not self.decode(ids[-1:], skip_special_tokens=True) else ids)
+
     def answer_text(self, completion_ids: Sequence[int], *, closed: bool = False) -> str | None:
         """Return the text after thinking; None when the model should close its thinking and did not.
 
@@ -98,7 +105,7 @@ class Grader:
             problem_id=tuple(row["problem_id"] for row in rows),
             prompt_ids=tuple(tuple(ids) for ids in prompt_ids),
             completion_ids=tuple(tuple(ids) for ids in completions),
-            text=tuple(self.decode(ids) for ids in completions),
+            text=tuple(self.text(sample) for sample in samples),
             length=torch.tensor([len(ids) for ids in completions]),
             think_length=torch.tensor([0 if closed else self.think_length(ids) for ids in completions]),
             finish_reason=tuple(sample.finish_reason for sample in samples),

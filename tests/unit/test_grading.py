@@ -1,5 +1,6 @@
 """Graded rollouts: a cut one is wrong, so that every reward, fact and figure agrees."""
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,27 @@ def test_an_answer_after_closed_thinking_is_judged_by_its_text(tiny_tokenizer):
     rows, samples = [{"problem_id": "p", "answer": "7"}], [Sample(ids, (-1.0,) * len(ids), "length")]
     batch = grader.grade(rows, [()], samples, [9], Moment(0, 0.0, 0), 1, closed=True)
     assert batch.correct.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(("answer", "form"), [("", -1.0), ("\\boxed{ 7 }", 2.0)])
+def test_the_end_token_is_no_answer_of_a_turn(tiny_tokenizer, answer, form):
+    ids = tuple(tiny_tokenizer(f"3 {END_THINK} {answer}", add_special_tokens=False).input_ids)
+    end = tiny_tokenizer.convert_tokens_to_ids(END_THINK)
+    rows, sample = [{"problem_id": "p", "answer": "7"}], Sample((*ids, tiny_tokenizer.eos_token_id), (), "stop")
+    batch = Grader(tiny_tokenizer, ExactVerifier(), end).grade(rows, [()], [sample], [9], Moment(0, 0.0, 0), 1)
+    assert load_reward(REWARDS / "mind.py")(batch).tolist() == [form]
+
+
+def test_only_the_end_token_of_a_finished_rollout_is_left_out_of_its_text(tiny_tokenizer):
+    tiny_tokenizer = copy.deepcopy(tiny_tokenizer)
+    tiny_tokenizer.add_special_tokens({"extra_special_tokens": ["<think>", END_THINK]})
+    think, end = tiny_tokenizer.convert_tokens_to_ids(["<think>", END_THINK])
+    grader, last = Grader(tiny_tokenizer, ExactVerifier(), end), tiny_tokenizer.eos_token_id
+    ids = (*tiny_tokenizer("3", add_special_tokens=False).input_ids, think)
+    assert grader.text(Sample((*ids, end, last), (), "stop")) == tiny_tokenizer.decode([*ids, end])
+    assert grader.text(Sample((*ids, end), (), "stop")) == tiny_tokenizer.decode([*ids, end])
+    assert grader.text(Sample(ids, (), "length")) == tiny_tokenizer.decode(ids)
+    assert grader.text(Sample((), (), "stop")) == ""
 
 
 @pytest.mark.parametrize(
