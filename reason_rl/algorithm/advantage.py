@@ -46,7 +46,7 @@ def advantages(
     reward, so that no right answer gets a negative advantage (DR. SAF, arXiv 2508.11582); none.
 
     Args:
-        rewards: [rows], groups of consecutive rows; nan = unscorable, gets advantage 0.
+        rewards: [rows], groups of consecutive rows; nan = unscorable or not selected, gets advantage 0.
         group_size: rows a group, or the rows of each.
         lengths: completion tokens, [rows]; needed by ``batch_token``.
         correct: 1 right, 0 wrong, [rows]; needed when ``correct_bonus`` is not 0.
@@ -77,7 +77,7 @@ def advantages(
     if correct_bonus:
         if correct is None:
             raise ValueError("correct_bonus needs the verdicts")
-        scaled = scaled + correct_bonus * (correct >= 1 - 1e-5)
+        scaled = scaled + correct_bonus * ((correct >= 1 - 1e-5) & ~rewards.isnan())
     return scaled
 
 

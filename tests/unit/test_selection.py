@@ -37,6 +37,13 @@ def test_gfpo_keeps_four_of_eight(select, kept, expected):
     assert rule(REWARDS, LENGTHS, NO_VERDICTS, 8).tolist() == pytest.approx(expected, abs=1e-5)
 
 
+def test_the_bonus_is_not_for_right_answers_that_were_not_selected():
+    rewards = torch.tensor([1.0, 0, 1, 1])
+    rule = AdvantageRule(select="shortest", select_rows=2, correct_bonus=0.1)
+    values = rule(rewards, torch.tensor([10.0, 20, 300, 400]), rewards, 4)
+    torch.testing.assert_close(values, torch.tensor([0.8070, -0.7070, 0.0, 0.0]), atol=5e-5, rtol=0)
+
+
 def test_ties_go_to_the_earlier_row_and_unscored_rows_are_never_kept():
     rewards = torch.tensor([0.0, torch.nan, 1.0, 0.0])
     assert selected(rewards, torch.full((4,), 7.0), 4, "shortest", 2).tolist() == [True, False, True, False]
