@@ -1,7 +1,7 @@
 """AdaptThink: r = s - R_ref + delta (did not think), s = 1 right, 0 wrong (unit: none; lengths in tokens play no part).
 
-R_ref is the starting model's accuracy on the problem, from ``algorithm.reference``. It is its own baseline: use it with
-``advantage: {baseline: none, scale: none}``; ``group_mean`` is the paper's ablation, in which R_ref cancels.
+R_ref is the starting model's accuracy on the problem (``algorithm.reference``, or a table), its own baseline: use it
+with ``advantage: {baseline: none, scale: none}``; ``group_mean`` is the paper's ablation, in which R_ref cancels.
 
 Source: AdaptThink (arXiv 2505.13417) eq. 7; delta 0.05 is the paper's main setting.
 
@@ -16,6 +16,8 @@ Source: AdaptThink (arXiv 2505.13417) eq. 7; delta 0.05 is the paper's main sett
 
 from reason_rl.algorithm.reward import Reward, correctness, total
 from reason_rl.algorithm.think_choice import minus_reference, no_think_bonus
+
+NEEDS_REFERENCE = True
 
 
 def reward(*, delta: float = 0.05) -> Reward:

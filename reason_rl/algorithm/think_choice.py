@@ -59,8 +59,8 @@ def minus_reference() -> Reward:
         missing = sorted({name for name, unknown in rows if unknown})
         if missing:
             raise RecipeError(
-                f"no reference accuracy of {len(missing)} problems ({', '.join(missing[:3])} ...); reason-rl difficulty "
-                "measures the starting model and writes the table that algorithm.difficulty names"
+                f"no reference accuracy of {len(missing)} problems ({', '.join(missing[:3])} ...); set "
+                "algorithm.reference, or difficulty.table to a table of all of them, which reason-rl difficulty writes"
             )
         return -known
 

@@ -45,10 +45,13 @@ def test_a_row_depends_on_no_other_and_only_on_the_distance_to_the_reference():
 
 
 def test_a_missing_reference_is_refused():
-    with pytest.raises(RecipeError, match="no reference accuracy of 1 problems"):
+    where = r"set algorithm\.reference, or difficulty\.table"
+    with pytest.raises(RecipeError, match=f"no reference accuracy of 1 problems .*{where}"):
         load_reward(FILE)(example_batch([1, 0], [9, 9]))
     with pytest.raises(RecipeError, match="no reference accuracy"):
         rewards(reference=math.nan)
+    with pytest.raises(RecipeError, match=r"algorithm\.reference: is missing; adaptthink\.py needs it"):
+        load_recipe("tiny/adaptthink", ["~algorithm.reference"])
 
 
 def test_not_thinking_is_closing_at_once_and_no_cut_single_token():
