@@ -139,6 +139,9 @@ class Curriculum(Policy, ABC):
         """Whether a problem may be drawn several times at once: its rollouts are then one larger group."""
         return False
 
+    def check(self, count: int, parts: int) -> None:
+        """Raise RecipeError when ``count`` groups on ``parts`` ranks cannot be drawn; known before anything is sampled."""
+
     def draw(self, store: Store, problem_ids: Sequence[str], count: int, seed: int, parts: int = 1) -> list[int]:
         """Return the numbers of the problems to roll out, the same on all ranks.
 
@@ -198,6 +201,17 @@ class Cures(Curriculum):
         """Whether rollouts are shared out by noise."""
         return self.problems is not None
 
+    def check(self, count: int, parts: int) -> None:
+        """Raise RecipeError when problems or groups cannot be shared out evenly to the parts, or are too few.
+
+        >>> Cures(temperature=0.1, decay=1.0, probe_rollouts=4, problems=2).check(count=6, parts=2)
+        """
+        if self.problems is not None and (self.problems > count or self.problems % parts or count % parts):
+            raise RecipeError(
+                f"algorithm.curriculum.problems: {self.problems} problems cannot share {count} groups of num_generations "
+                f"rollouts on {parts} processes; name at most {count}, a multiple of {parts}"
+            )
+
     def draw(self, store: Store, problem_ids: Sequence[str], count: int, seed: int, parts: int = 1) -> list[int]:
         """Return the numbers of the problems to roll out, one for each of ``count`` groups.
 
@@ -206,7 +220,7 @@ class Cures(Curriculum):
         eq. 21 would need a backward pass a rollout).
 
         Raises:
-            RecipeError: when problems or groups cannot be shared out evenly to the parts, or are too few.
+            RecipeError: as `check`.
 
         >>> policy = Cures(temperature=0.1, decay=1.0, probe_rollouts=4, problems=2)
         >>> store = Store(states={"curriculum": {"a": [0.0, 98.0], "b": [49.0, 98.0]}})
@@ -215,11 +229,7 @@ class Cures(Curriculum):
         """
         if self.problems is None:
             return super().draw(store, problem_ids, count, seed, parts)
-        if self.problems > count or self.problems % parts or count % parts:
-            raise RecipeError(
-                f"algorithm.curriculum.problems: {self.problems} problems cannot share {count} groups of num_generations "
-                f"rollouts on {parts} processes"
-            )
+        self.check(count, parts)
         success = self.success(store, problem_ids)
         drawn = draw(prompt_weights(success, self.temperature), self.problems, seed)
         noise = np.sqrt(success * (1 - success))

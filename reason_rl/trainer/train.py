@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from reason_rl.models import (
 from reason_rl.problem.prompt import check_context, longest_variant, render_prompts, to_dataset
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
-from reason_rl.recipe.checks import needs_all_rows, updates_per_generation
+from reason_rl.recipe.checks import TRL_DEFAULTS, needs_all_rows, rows_per_generation, updates_per_generation
 from reason_rl.rollout.grading import Grader
 from reason_rl.rollout.processes import one_message_when_another_is_gone
 from reason_rl.stopping.rollouts import rollout_backend
@@ -128,6 +129,9 @@ def training_inputs(recipe: Recipe) -> Inputs:
     think_id = end_think_id(tokenizer, recipe.model.end_think_token)
     problems = training_problems(recipe)
     method = composition(recipe, recipe.reward_file())
+    if method.curriculum is not None:
+        group, processes = {**TRL_DEFAULTS, **recipe.trainer}["num_generations"], int(os.environ.get("WORLD_SIZE", "1"))
+        method.curriculum.check(rows_per_generation(recipe.trainer) // group * processes, processes)
     prompts = render_prompts(problems, tokenizer, longest_variant(recipe.prompt))
     try_reward(method, recipe, problems, tokenizer)
     if any(think_id in opening.token_ids for opening in method.openings):

@@ -239,6 +239,10 @@ def test_a_full_disk_leaves_the_checkpoint_before_intact(tmp_path):
         (["trainer.optim=adamw_torc"], "trainer.optim: there is no adamw_torc; did you mean adamw_torch?"),
         (["model.path=tiny-reasoner", "trainer.lr_scheduler_type=constnt"], "did you mean constant?"),
         (["lora={r: 4, target_modules: [v_proj, q_prj]}"], "tiny-reasoner has no module q_prj; did you mean q_proj?"),
+        (
+            ["algorithm.filter={keep: all, refill: false}", "algorithm.curriculum={use: cures, problems: 5}"],
+            "algorithm.curriculum.problems: 5 problems cannot share 4 groups",
+        ),
         (["lora={r: 4, target_modules: '.*attn_q.*'}"], "has no module .*attn_q.*; there are down_proj, gate_proj"),
     ],
 )

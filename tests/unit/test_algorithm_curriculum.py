@@ -195,6 +195,9 @@ def test_each_process_has_whole_problems_and_as_many_groups():
 
 @pytest.mark.parametrize(("problems", "groups", "parts"), [(9, 8, 1), (3, 8, 2), (4, 9, 3)])
 def test_groups_that_cannot_be_shared_out_are_refused(problems, groups, parts):
-    store = counted(**dict.fromkeys("abcdefghi", 50))
-    with pytest.raises(RecipeError, match=f"curriculum.problems: {problems} problems cannot share {groups} groups"):
-        Cures(1.0, 1.0, 4, problems=problems).draw(store, list("abcdefghi"), groups, 0, parts)
+    store, policy = counted(**dict.fromkeys("abcdefghi", 50)), Cures(1.0, 1.0, 4, problems=problems)
+    message = f"curriculum.problems: {problems} problems cannot share {groups} groups"
+    with pytest.raises(RecipeError, match=message):
+        policy.draw(store, list("abcdefghi"), groups, 0, parts)
+    with pytest.raises(RecipeError, match=message):
+        policy.check(groups, parts)
