@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
@@ -10,6 +10,8 @@ from accelerate import PartialState
 from reason_rl.algorithm.store import Reference
 from reason_rl.evaluate.difficulty import references, table_of
 from reason_rl.evaluate.run import evaluate
+from reason_rl.problem.prompt import variants_of
+from reason_rl.problem.record import Problem, variant_id
 from reason_rl.recipe.schema import EvalSection
 
 if TYPE_CHECKING:
@@ -35,3 +37,14 @@ def starting_references(recipe: Recipe, run: RunFolder, engine: Any = None) -> M
     asked = recipe.model_copy(update={"eval": section})
     with PartialState().main_process_first():
         return table_of(evaluate(asked, None, run.eval / "reference.jsonl", engine=engine))
+
+
+def by_prompt(references: Mapping[str, Reference], problems: Sequence[Problem], spec: Any) -> Mapping[str, Reference]:
+    """Return the references under the ids of the rows trained on: all variants of a prompt have that of their problem.
+
+    ``spec`` is the recipe's ``prompt:`` section.
+    """
+    if not spec.variants:
+        return references
+    known = [problem for problem in problems if problem.id in references]
+    return {variant_id(p.id, variant): references[p.id] for p in known for variant in variants_of(p, spec)}

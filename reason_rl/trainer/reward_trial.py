@@ -18,6 +18,7 @@ from reason_rl.problem.prompt import to_dataset
 from reason_rl.rollout.backend import Sample
 from reason_rl.rollout.batch import RolloutBatch
 from reason_rl.rollout.grading import Grader, Moment
+from reason_rl.trainer.reference import by_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,8 +74,8 @@ def trial_batch(
     grader = Grader(tokenizer, EveryOther(), end_think_id(tokenizer, end), recipe.answer.find)
     prompts = [tokenizer("1 + 1", add_special_tokens=False)["input_ids"]] * len(rows)
     batch = grader.grade(rows, prompts, samples, [budget] * len(rows), Moment(0, 0.0, 0), group_size)
-    references = {name: Reference(2, 1, budget / 2) for name in batch.problem_id} if _compares(recipe) else {}
-    store = start_store(method.policies, references)
+    references = {problem.id: Reference(2, 1, budget / 2) for problem in problems[:GROUPS] if _compares(recipe)}
+    store = start_store(method.policies, by_prompt(references, problems[:GROUPS], recipe.prompt))
     sizes = (group_size,) * GROUPS if method.curriculum is not None and method.curriculum.sizes_differ else None
     return replace(batch, known=method.known(store, batch.problem_id), group_sizes=sizes)
 

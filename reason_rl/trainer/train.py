@@ -51,7 +51,7 @@ from reason_rl.trainer.config import (
 )
 from reason_rl.trainer.extra_loss import ExtraLoss
 from reason_rl.trainer.grpo import ReasonGRPOTrainer
-from reason_rl.trainer.reference import starting_references
+from reason_rl.trainer.reference import by_prompt, starting_references
 from reason_rl.trainer.reward_trial import try_reward
 from reason_rl.trainer.temperatures import attach_temperatures, starting_model
 
@@ -173,7 +173,7 @@ def _build(
         skip_zero_advantage=skips_zero_advantage(recipe),
         sampled_logps=recipe.update.old_logps == "sampled",
         allowance_tokens=recipe.rollout.allowance_tokens,
-        references=starting_references(recipe, run, engine),
+        references=by_prompt(starting_references(recipe, run, engine) or {}, inputs.problems, recipe.prompt),
         lag=recipe.rollout.lag,
     )
     attach_temperatures(trainer, recipe, checkpoint)

@@ -1,10 +1,21 @@
 """Prompts in variants: what is asked, under which ids, and that grouping is by prompt."""
 
+from types import SimpleNamespace
+
+import pytest
+
+from reason_rl.algorithm.curriculum import Cures, PassRateBand
+from reason_rl.algorithm.store import Reference, facts, start_store
+from reason_rl.evaluate.difficulty import references
 from reason_rl.problem.prompt import longest_variant, messages, render_prompts, to_dataset, variants_of
 from reason_rl.problem.record import Problem, variant_id, variant_of
 from reason_rl.recipe.load import load_recipe
 from reason_rl.recipe.schema import PromptSection
+from reason_rl.run_folder import RunFolder
+from reason_rl.trainer import train
 from reason_rl.trainer.config import composition
+from reason_rl.trainer.reference import by_prompt
+from reason_rl.trainer.reward_trial import trial_batch
 from reason_rl.world.tokenizer import build_tokenizer
 
 PROBLEMS = [Problem(f"p{i}", f"chain {i} + 1", "7", 1) for i in range(40)]
@@ -68,3 +79,36 @@ def test_the_tiny_levels_are_words_of_the_tiny_tokenizer():
     assert all(tokenizer.unk_token_id not in row for row in ids)
     assert len({tuple(row) for row in ids}) == 3
     assert composition(recipe, recipe.reward_file()).variants == ("short", "medium", "long", "plain")
+
+
+def test_all_variants_of_a_prompt_have_the_reference_of_their_problem():
+    measured = {"p0": Reference(4, 4, 50.0), "p1": Reference(4, 0, 90.0), "gone": Reference(4, 2, 70.0)}
+    found = by_prompt(measured, PROBLEMS[:3], PromptSection(variants=SPEC.variants, plain_share=1.0))
+    assert set(found) == {"p0", "p0@short", "p0@long", "p1", "p1@short", "p1@long"}
+    cures = Cures(0.1, 0.9, 4)
+    store = start_store([cures], found)
+    assert facts(store, ["p0@short", "p1"])["reference_accuracy"].tolist() == [1.0, 0.0]
+    assert PassRateBand(0.1, 1.0, 0.05).weights(store, ["p0@long", "p1@long"]).tolist() == [1.0, 0.05]
+    assert cures.probe(store, [*found, "p2@short"]).problem_ids == ("p2@short",)
+    assert by_prompt(measured, PROBLEMS, PromptSection()) is measured
+
+
+def test_every_row_that_is_trained_on_has_its_reference(tmp_path, monkeypatch):
+    changes = ["prompt.template='{variant}{prompt}'", "prompt.variants={short: '10 '}", "prompt.plain_share=0.25"]
+    recipe = load_recipe("tiny/o1_pruner", [*changes, "data.count=40"]).recipe
+    inputs = train.training_inputs(recipe)
+    assert set(to_dataset(inputs.problems, recipe.prompt)["problem_id"]) - set(references(recipe))
+    tried = trial_batch(inputs.method, recipe, inputs.problems, inputs.tokenizer)
+    assert any("@" in name for name in tried.problem_id)
+    assert not tried.known["reference_accuracy"].isnan().any()
+
+    class Built(Exception):
+        """Ends the building where the trainer is put together."""
+
+    def build(**given):
+        assert set(given["train_dataset"]["problem_id"]) == set(given["references"])
+        raise Built
+
+    monkeypatch.setattr(train, "ReasonGRPOTrainer", build)
+    with pytest.raises(Built):
+        train._build(recipe, RunFolder(tmp_path), SimpleNamespace(), None, None)
