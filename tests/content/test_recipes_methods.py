@@ -307,6 +307,11 @@ def test_real_recipes_have_the_papers_batch(name, processes, rows, updates, grou
     assert (recipe.lora is None) == (not name.startswith("r1_distill_7b") and not name.endswith("_lora"))
 
 
+@pytest.mark.parametrize("name", ["laser", "laser_d", "laser_de", "kimi_length"])
+def test_the_setting_of_laser_runs_as_long_as_its_figures(name):
+    assert plan(load_recipe(f"r1_distill_1.5b/{name}").recipe, None, 8)["generations"] == 700
+
+
 def test_every_real_recipe_is_in_the_table_above():
     marks = test_real_recipes_have_the_papers_batch.pytestmark
     assert {row[0] for row in marks[0].args[1]} == set(REAL_RL)
