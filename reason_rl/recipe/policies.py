@@ -140,7 +140,7 @@ class BandCurriculumSpec(PolicySection):
     high: Share
     """Highest pass rate."""
     outside_weight: Share = 0.05
-    """Weight of the other problems, so that they are measured again; 0 never draws them."""
+    """Weight of the other problems, so that they are measured again; 0 draws them only where the band has too few."""
 
 
 class CuresCurriculumSpec(PolicySection):
