@@ -46,10 +46,11 @@ def _complaint(kept: Source, other: Source, same_vocabulary: bool) -> str | None
     kinds = [source.config.get("model_type") for source in (kept, other)]
     if kinds[0] != kinds[1]:
         return f"{other.name} is a {kinds[1]} model, {kept.name} a {kinds[0]} one"
-    ties = [bool(source.config.get("tie_word_embeddings")) for source in (kept, other)]
-    if ties[0] != ties[1]:
-        tied, untied = (kept, other) if ties[0] else (other, kept)
-        return f"{tied.name} ties its head to its embeddings, {untied.name} does not"
+    if kept.tied and not other.tied:
+        return (
+            f"{kept.name} ties its head to its embeddings and cannot keep the head of {other.name}; name {other.name} as "
+            "the model whose tokenizer is kept"
+        )
     missing, extra = kept.entries.keys() - other.entries.keys(), other.entries.keys() - kept.entries.keys()
     if missing or extra:
         return f"{other.name} and {kept.name} have other tensors: {_names(missing | extra)} only in one of them"

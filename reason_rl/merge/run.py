@@ -47,6 +47,8 @@ def merge_models(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
         scratch, part = Path(name), Path(name) / "merged"
         sources = {model: open_source(model, scratch) for model in spec.sources}
+        if not sources[spec.kept].tied:
+            sources = {model: source.with_head() for model, source in sources.items()}
         kept = sources[spec.kept]
         others = [source for source in sources.values() if source is not kept]
         check_agreement(kept, others, same_vocabulary=spec.tokenizer is None)

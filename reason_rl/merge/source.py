@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +27,10 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file; ``dtype`` None = no floating-point numbers, so it is copied."""
+    """One tensor of a file, and its name there; ``dtype`` None = no floating-point numbers, so it is copied."""
 
     file: Path
+    stored: str
     shape: tuple[int, ...]
     dtype: torch.dtype | None
 
@@ -48,14 +49,25 @@ class Source:
     vocabulary: Mapping[str, int]
 
     @property
+    def tied(self) -> bool:
+        """Whether the head is the embedding."""
+        return bool(self.config.get("tie_word_embeddings"))
+
+    @property
     def files(self) -> list[Path]:
         """The files that hold the tensors."""
         return sorted({entry.file for entry in self.entries.values()})
 
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor."""
-        with safe_open(self.entries[name].file, framework="pt") as file:
-            return file.get_tensor(name)
+        entry = self.entries[name]
+        with safe_open(entry.file, framework="pt") as file:
+            return file.get_tensor(entry.stored)
+
+    def with_head(self) -> Source:
+        """Return a tied model with a head of its own, which reads the embedding; an untied one as it is."""
+        embedding = next((entry for name, entry in self.entries.items() if name.endswith(EMBEDDING)), None)
+        return replace(self, entries={**self.entries, HEAD: embedding}) if self.tied and embedding else self
 
 
 def open_source(name: str, scratch: Path) -> Source:
@@ -114,7 +126,7 @@ def _entries(name: str, folder: Path) -> Iterator[tuple[str, Entry]]:
             with safe_open(path, framework="pt") as opened:
                 for key in opened.keys():  # noqa: SIM118
                     header = opened.get_slice(key)
-                    yield key, Entry(path, tuple(header.get_shape()), DTYPES.get(header.get_dtype()))
+                    yield key, Entry(path, key, tuple(header.get_shape()), DTYPES.get(header.get_dtype()))
 
 
 @contextlib.contextmanager

@@ -98,6 +98,30 @@ def test_a_tied_head_is_merged_once_whether_or_not_it_is_stored(put, tmp_path):
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
+def test_a_tied_model_counts_with_its_embedding_as_head_where_the_kept_one_is_untied(put, tmp_path):
+    base, long = str(put("base", 0, tie_word_embeddings=True)), str(put("long", 1))
+    for folder, values in ((base, {"embed": 1.0}), (long, {"embed": 2.0, "lm_head": 5.0})):
+        stored = load_file(f"{folder}/model.safetensors")
+        for name, value in values.items():
+            stored[next(key for key in stored if name in key)].fill_(value)
+        save_file(stored, f"{folder}/model.safetensors", metadata={"format": "pt"})
+    card, said = merge(MergeSpec("task_arithmetic", (long,), base=base, scale=0.5), tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert found["model.embed_tokens.weight"].unique().tolist() == [1.0 + 0.5 * (2.0 - 1.0)]
+    assert found["lm_head.weight"].unique().tolist() == [1.0 + 0.5 * (5.0 - 1.0)]
+    assert "tie_word_embeddings" in card["config_differences"]
+    assert said == [f"the configurations differ in tie_word_embeddings; {long}'s is kept"]
+    assert not AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.tie_word_embeddings
+
+
+def test_a_tied_model_cannot_keep_the_head_of_another(put, models, tmp_path):
+    tied = str(put("tied", 1, tie_word_embeddings=True))
+    with pytest.raises(RecipeError, match=rf"ties its head .* cannot keep the head of {models['long']}; name"):
+        merge(MergeSpec("linear", (tied, models["long"])), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    merge(MergeSpec("linear", (tied, models["long"]), tokenizer=models["long"]), tmp_path / "out")
+
+
 def test_adapters_are_merged_into_their_base_first(models, tmp_path, tiny_tokenizer):
     for seed, name in enumerate(("one", "two")):
         torch.manual_seed(seed)
@@ -175,7 +199,6 @@ def test_rows_of_other_tokens_are_the_kept_models(put, tmp_path):
             {"intermediate_size": 48},
             r"mlp.down_proj.weight is \[32, 64\] in .* and \[32, 48\] in .* \(6 such tensors\)",
         ),
-        ({"tie_word_embeddings": True}, "ties its head to its embeddings, .*long does not"),
     ],
 )
 def test_models_that_do_not_fit_are_refused_before_anything_is_written(put, models, tmp_path, fields, message):
