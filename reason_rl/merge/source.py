@@ -74,13 +74,16 @@ def open_source(name: str, scratch: Path) -> Source:
     """Open a model by folder, hub id or name; an adapter is first merged into its base, in ``scratch``.
 
     Raises:
-        RecipeError: for a model without safetensors, configuration or tokenizer, or weights that cannot be read.
+        RecipeError: for a model without safetensors, configuration or tokenizer, or weights that are quantised or cannot be
+            read.
     """
     folder = _folder(name, scratch)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RecipeError(f"merge: {name}: no config.json that can be read ({error})") from error
+    if config.get("quantization_config"):
+        raise _quantised(name, "quantization_config in config.json")
     entries = dict(_entries(name, folder))
     if config.get("tie_word_embeddings"):
         entries = {key: entry for key, entry in entries.items() if not key.endswith(HEAD)}
@@ -126,7 +129,14 @@ def _entries(name: str, folder: Path) -> Iterator[tuple[str, Entry]]:
             with safe_open(path, framework="pt") as opened:
                 for key in opened.keys():  # noqa: SIM118
                     header = opened.get_slice(key)
-                    yield key, Entry(path, key, tuple(header.get_shape()), DTYPES.get(header.get_dtype()))
+                    kind = header.get_dtype()
+                    if kind.startswith("F") and kind not in DTYPES:
+                        raise _quantised(name, f"{key} is {kind}")
+                    yield key, Entry(path, key, tuple(header.get_shape()), DTYPES.get(kind))
+
+
+def _quantised(name: str, why: str) -> RecipeError:
+    return RecipeError(f"merge: {name}: its weights are quantised ({why}); merge those they were made from")
 
 
 @contextlib.contextmanager

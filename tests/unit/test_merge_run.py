@@ -1,6 +1,7 @@
 """Merging models on disk: shards, vocabularies, adapters, refusals, and what is written beside the weights."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -231,6 +232,21 @@ def test_folders_that_cannot_be_read_or_written(models, tmp_path, tiny_tokenizer
     (bare / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(RecipeError, match="bare: weights cannot be read"):
         merge(MergeSpec("linear", (models["long"], str(bare))), tmp_path / "out")
+
+
+def test_quantised_weights_are_refused(models, tmp_path):
+    folder, spec = Path(models["short"]), MergeSpec("linear", (models["long"], models["short"]))
+    stored = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    eighth = {**stored, name: stored[name].to(torch.float8_e4m3fn), f"{name}_scale_inv": torch.ones(1)}
+    save_file(eighth, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RecipeError, match=rf"short: its weights are quantised \({name} is F8_E4M3\); merge those"):
+        merge(spec, tmp_path / "out")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    with pytest.raises(RecipeError, match=r"short: its weights are quantised \(quantization_config in config.json\)"):
+        merge(spec, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_merge_that_breaks_leaves_nothing(models, tmp_path, monkeypatch):
