@@ -102,8 +102,21 @@ def kept_by(model: PreTrainedModel) -> str | None:
     return None
 
 
+def refuse_adapter(path: str, key: str = "model.path") -> None:
+    """Raise RecipeError for a folder of an adapter, which transformers would load as frozen layers inside of its base."""
+    if (Path(resolve_model(path, key)) / "adapter_config.json").is_file():
+        raise RecipeError(f"{key}: {path} is an adapter; merge it first: reason-rl export {path} FOLDER")
+
+
+def carries_adapter(model: Any) -> bool:
+    """Tell whether a loaded model has an adapter: peft's own, or one that transformers loaded with it."""
+    return hasattr(model, "get_base_model") or getattr(model, "_hf_peft_config_loaded", False)
+
+
 def refuse_kept(model: PreTrainedModel, loss: str) -> None:
-    """Raise RecipeError, which says what would be lost, when something stays in the attention of a model."""
+    """Raise RecipeError when a model came with an adapter, or something stays in its attention; ``loss``: what it means."""
+    if carries_adapter(model):
+        raise RecipeError("model.path: is an adapter; merge it first (reason-rl export)")
     if (kept := kept_by(model)) is not None:
         raise RecipeError(f"model.path: its attention keeps {kept}, {loss}")
 

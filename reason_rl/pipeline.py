@@ -72,6 +72,10 @@ def train(
     done = folder.training()
     if done is not None:
         return TrainResult(folder.model, **done)
+    if recipe.task in ("dpo", "sft"):
+        from reason_rl.trainer.offline import check_models
+
+        check_models(recipe)
     if recipe.task == "dpo":
         from reason_rl.trainer.dpo import train_dpo
 
@@ -95,6 +99,10 @@ def prepare(recipe: Recipe, folder: RunFolder, say: Callable[[str], None]) -> di
     Raises:
         RecipeError: for a task that reads nothing of the kind.
     """
+    if recipe.task in ("dpo", "sft"):
+        from reason_rl.trainer.offline import check_models
+
+        check_models(recipe)
     if recipe.task == "dpo":
         from reason_rl.trainer.dpo import prepare_dpo
         from reason_rl.trainer.pairs import pairs_file

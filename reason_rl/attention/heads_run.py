@@ -14,7 +14,7 @@ from reason_rl.attention.heads_files import save_heads
 from reason_rl.attention.heads_module import HeadOptions
 from reason_rl.attention.heads_train import NOT_LEARNED, Batch, HeadTraining, sensitivity, train_heads
 from reason_rl.errors import RecipeError
-from reason_rl.models import context_tokens, load_model, load_tokenizer, refuse_kept
+from reason_rl.models import context_tokens, load_model, load_tokenizer, refuse_adapter, refuse_kept
 from reason_rl.problem.prompt import check_context, render_prompts
 from reason_rl.problem.sources import load_problems
 from reason_rl.rollout.backend import SamplingOptions, SamplingRequest, sampling_seed
@@ -107,6 +107,7 @@ def _checked(recipe: Recipe, out: Path) -> HeadsSpec:
         raise RecipeError("data: is missing; reason-rl heads samples traces of these problems")
     if recipe.lora is not None:
         raise RecipeError("lora: reason-rl heads trains all weights; delete the section (~lora)")
+    refuse_adapter(recipe.model.path)
     if recipe.rollout.engine != "hf":
         raise RecipeError(f"rollout.engine: reason-rl heads samples with hf, not {recipe.rollout.engine}")
     if out.exists() and any(out.iterdir()):

@@ -14,6 +14,7 @@ from reason_rl.attention.decoder import attentions_of, decoder_of
 from reason_rl.attention.heads import check_budget
 from reason_rl.attention.heads_module import HeadOptions, Shape, unit_mask
 from reason_rl.errors import RecipeError
+from reason_rl.models import carries_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -198,7 +199,7 @@ def _positions(kept: Bool[Tensor, " heads"], size: int) -> Int[Tensor, " positio
 
 
 def _refuse_patched(model: Any) -> None:
-    if hasattr(model, "get_base_model"):
+    if carries_adapter(model):
         raise RecipeError("prune: the model carries an adapter; merge it first (reason-rl export)")
     if hasattr(attentions_of(model)[0], "ssa"):
         raise RecipeError("prune: the model has selective temperatures; prune first, then add them")

@@ -15,7 +15,7 @@ from reason_rl.attention.heads_module import HeadOptions, add_heads, at_mask
 from reason_rl.attention.prune import Choice, choose_heads, norm_scores, prune
 from reason_rl.attention.prune_speed import speed_ratio
 from reason_rl.errors import RecipeError
-from reason_rl.models import kept_in, load_model, load_tokenizer, resolve_model
+from reason_rl.models import kept_in, load_model, load_tokenizer, refuse_adapter, resolve_model
 from reason_rl.recipe.schema import ModelSection
 
 RankBy = Literal["gates", "norm"]
@@ -50,6 +50,7 @@ def prune_model(path: str, out: Path, options: PruneOptions) -> dict[str, Any]:
         raise RecipeError(f"--budget {options.budget:g}: must be above 0 and at most 1")
     if out.exists() and any(out.iterdir()):
         raise RecipeError(f"{out} exists and is not empty; name another folder")
+    refuse_adapter(path, "prune")
     section = ModelSection(path=path, dtype="auto")
     model = load_model(section).eval()
     choice = choose(model, Path(resolve_model(path)), options)

@@ -10,7 +10,7 @@ import torch
 from transformers import PrinterCallback
 
 from reason_rl.errors import RecipeError
-from reason_rl.models import resolve_model
+from reason_rl.models import refuse_adapter, resolve_model
 from reason_rl.recipe.schema import EvalSection
 from reason_rl.rollout.processes import one_message_when_another_is_gone
 from reason_rl.trainer.callbacks import MetricsCallback
@@ -51,7 +51,12 @@ METRIC_NAMES = {
 
 
 def check_models(recipe: Recipe) -> None:
-    """Raise RecipeError for a further model, or a module of its own, that the recipe names and that is not there."""
+    """Raise RecipeError for a further model, or a module of its own, that the recipe names and that is not there.
+
+    Also for an adapter to train on; a merge may be of adapters.
+    """
+    if recipe.merge is None:
+        refuse_adapter(recipe.model.path)
     if recipe.task != "merge":
         check_lora(recipe)
     named = {f"pairs.{style}": getattr(recipe.pairs, style, None) for style in ("long", "short")}

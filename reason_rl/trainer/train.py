@@ -22,6 +22,7 @@ from reason_rl.models import (
     end_think_id,
     load_config,
     load_tokenizer,
+    refuse_adapter,
 )
 from reason_rl.problem.prompt import check_context, longest_variant, render_prompts, to_dataset
 from reason_rl.problem.record import Problem
@@ -124,6 +125,7 @@ def training_inputs(recipe: Recipe) -> Inputs:
         RecipeError: for what training cannot use.
     """
     check_names(recipe.trainer)
+    refuse_adapter(recipe.model.path)
     check_lora(recipe)
     tokenizer = load_tokenizer(recipe.model)
     think_id = end_think_id(tokenizer, recipe.model.end_think_token)

@@ -16,7 +16,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reason_rl.errors import RecipeError
-from reason_rl.models import kept_in, resolve_model
+from reason_rl.models import kept_in, refuse_adapter, resolve_model
 from reason_rl.world.dataset import in_split
 from reason_rl.world.families import FAMILIES, LEVELS, make_problem
 from reason_rl.world.tokenizer import EOS, build_tokenizer
@@ -95,6 +95,7 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> L
     """
     torch.manual_seed(config.seed)
     if config.start is not None:
+        refuse_adapter(config.start, "pretrain.start")
         start = resolve_model(config.start, "pretrain.start")
         if (kept := kept_in(Path(start))) is not None:
             raise RecipeError(

@@ -1,20 +1,23 @@
 """Head budgets from the command line: teach, prune by gates or norms, load as a standard model; errors in one line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from reason_rl.attention.heads_files import has_heads, load_heads, save_heads
 from reason_rl.attention.heads_module import HeadOptions, add_heads, at_mask
+from reason_rl.attention.prune import fold
 from reason_rl.attention.ssa import SSAOptions, add_ssa
 from reason_rl.attention.ssa_files import save_ssa
 from reason_rl.cli import app
 from reason_rl.errors import RecipeError
-from reason_rl.models import load_model, load_tokenizer
+from reason_rl.models import load_model, load_tokenizer, refuse_kept
 from reason_rl.recipe.schema import ModelSection
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +117,46 @@ def test_temperatures_are_not_pruned_away(gated_folder, tmp_path):
     save_ssa(model, SSAOptions(), gated_folder)
     with pytest.raises(RecipeError, match="prune first"):
         run("prune", gated_folder, "--budget", 0.5, "--out", tmp_path / "out")
+
+
+@pytest.fixture
+def adapter_folder(tmp_path):
+    """Return a folder with an adapter that changes what its base says."""
+    folder, section = tmp_path / "adapter", ModelSection(path="tiny-random-llama")
+    lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(load_model(section), lora).save_pretrained(folder)
+    load_tokenizer(section).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["prune", "ADAPTER", "--rank", "norm", "--budget", "0.5", "--out", "OUT"], "prune"),
+        (["heads", "tiny/dler", "--out", "OUT", "attention.heads.unit=head", "model.path=ADAPTER"], "model.path"),
+        (["train", "tiny/dler", "output=OUT", "model.path=ADAPTER"], "model.path"),
+        (["train", "tiny/mind_sft", "output=OUT", "model.path=ADAPTER"], "model.path"),
+        (["run", "tiny/mind_sft", "output=OUT", "model.path=ADAPTER"], "model.path"),
+        (["prepare", "tiny/mind_sft", "output=OUT", "model.path=ADAPTER"], "model.path"),
+        (["run", "tiny/pretrain", "output=OUT", "pretrain.start=ADAPTER"], "pretrain.start"),
+    ],
+)
+def test_an_adapter_is_merged_before_it_is_trained_or_pruned(arguments, key, adapter_folder, tmp_path, monkeypatch):
+    for name in ("load_model", "evaluate"):
+        monkeypatch.setattr("reason_rl.evaluate.run." + name, lambda *_, **__: pytest.fail("evaluated first"))
+    merged = re.escape(f"{key}: {adapter_folder} is an adapter; merge it first: reason-rl export {adapter_folder} ")
+    with pytest.raises(RecipeError, match=merged):
+        run(*(w.replace("OUT", str(tmp_path / "out")).replace("ADAPTER", str(adapter_folder)) for w in arguments))
+
+
+def test_an_adapter_that_transformers_loads_is_seen_on_the_model(adapter_folder):
+    model = load_model(ModelSection(path=str(adapter_folder)))
+    for refusing in (lambda: refuse_kept(model, "lost"), lambda: fold(model, torch.ones(2, 4))):
+        with pytest.raises(RecipeError, match="adapter; merge it first"):
+            refusing()
+    ids, base = torch.arange(5, 15)[None], load_model(ModelSection(path="tiny-random-llama"))
+    adapted = PeftModel.from_pretrained(base, adapter_folder)
+    assert torch.equal(model(ids).logits, adapted(ids).logits)
 
 
 def test_training_refuses_a_recipe_with_head_budgets(tmp_path):
