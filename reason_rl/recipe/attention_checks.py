@@ -44,6 +44,9 @@ def _prior(recipe: Recipe, prior: PriorSpec) -> Iterator[Complaint]:
         yield from _rl(prior)
     elif prior.mode == "bias" and prior.fall is None and recipe.rollout.engine != "hf":
         yield ("rollout", "engine"), f"{recipe.rollout.engine} cannot follow a bias that stays; use hf, or a fall"
+    for key in ("packing", "padding_free"):
+        if recipe.task == "sft" and recipe.trainer.get(key):
+            yield ("trainer", key), "puts rows side by side, which the prior would take for one; set false"
     code = recipe.model.attn_implementation
     if recipe.task in SUPERVISED and prior.mode == "bias" and code != "sdpa":
         yield ("model", "attn_implementation"), f"{code} takes no bias; set sdpa, or attention.prior.mode: kl"

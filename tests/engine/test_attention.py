@@ -243,6 +243,13 @@ def test_flash_attention_without_its_package_is_one_clear_line():
         load_model(ModelSection(attn_implementation="flash_attention_2"))
 
 
+@pytest.mark.parametrize("key", ["packing", "padding_free"])
+@pytest.mark.parametrize("mode", ["kl", "bias"])
+def test_rows_side_by_side_are_refused_with_a_prior(sft, key, mode):
+    with pytest.raises(RecipeError, match=rf"trainer\.{key}: puts rows side by side, which the prior would take for one"):
+        sft("packed", f"attention.prior.mode={mode}", f"trainer.{key}=true")
+
+
 def test_what_supervised_fine_tuning_refuses(sft):
     recipe, folder = sft("short", "attention.prior.reference_tokens=8")
     with pytest.raises(RecipeError, match="reference_tokens: is 8, but a row has"):
