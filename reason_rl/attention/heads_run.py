@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from reason_rl.attention.decoder import decoder_of
 from reason_rl.attention.heads import cost
 from reason_rl.attention.heads_files import save_heads
-from reason_rl.attention.heads_module import HeadOptions
+from reason_rl.attention.heads_module import HeadOptions, Shape
 from reason_rl.attention.heads_train import NOT_LEARNED, Batch, HeadTraining, sensitivity, train_heads
 from reason_rl.errors import RecipeError
 from reason_rl.models import context_tokens, load_model, load_tokenizer, refuse_adapter, refuse_kept
@@ -36,11 +37,14 @@ def teach_heads(recipe: Recipe, out: Path, say: Callable[[str], None]) -> dict[s
         where it is, traces, and the mean soft gate at each budget.
 
     Raises:
-        RecipeError: for a recipe without ``attention.heads`` or ``data``, with LoRA or another engine, or an ``out`` in use.
+        RecipeError: for a recipe without ``attention.heads`` or ``data``, with LoRA or another engine, a model with one
+            unit a layer, or an ``out`` in use.
     """
     section = _checked(recipe, out)
     tokenizer, model = load_tokenizer(recipe.model), load_model(recipe.model)
     refuse_kept(model, "which reason-rl heads would not save")
+    if Shape.of(decoder_of(model).config).units(section.unit) == 1:
+        raise RecipeError(f"attention.heads.unit: {section.unit} makes one gate a layer, so there is nothing to choose")
     traces = sample_traces(recipe, section, model, tokenizer)
     say(f"{len(traces)} traces, {sum(len(completion) for _, completion in traces)} completion tokens")
     torch.manual_seed(recipe.seed)

@@ -119,13 +119,16 @@ def train_heads(
 
 
 def standing(scores: Float[Tensor, "layers units"]) -> Float[Tensor, "layers units"]:
-    """Return the logarithms of positive scores, standardised within each layer.
+    """Return the logarithms of positive scores, standardised within each layer; 0 for the only one of a layer.
 
     >>> standing(torch.tensor([[1.0, 10.0, 100.0]]))
     tensor([[-1.,  0.,  1.]])
+    >>> standing(torch.tensor([[2.0]]))
+    tensor([[0.]])
     """
     logs = scores.clamp(min=torch.finfo(scores.dtype).tiny).log()
-    return (logs - logs.mean(-1, keepdim=True)) / logs.std(-1, keepdim=True).clamp(min=1e-6)
+    spread = logs.std(-1, keepdim=True, correction=min(1, logs.shape[-1] - 1))
+    return (logs - logs.mean(-1, keepdim=True)) / spread.clamp(min=1e-6)
 
 
 def adapt(

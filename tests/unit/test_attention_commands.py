@@ -111,6 +111,14 @@ def test_errors_are_one_clear_line(arguments, message, tmp_path):
         run(*(str(tmp_path / "out") if word == "OUT" else word for word in arguments))
 
 
+def test_one_key_value_head_leaves_nothing_to_choose(tmp_path, make_llama, tiny_tokenizer):
+    make_llama(num_key_value_heads=1).save_pretrained(tmp_path / "one")
+    tiny_tokenizer.save_pretrained(tmp_path / "one")
+    model = f"model.path={tmp_path / 'one'}"
+    with pytest.raises(RecipeError, match=r"attention\.heads\.unit: kv_group makes one gate a layer"):
+        run("heads", "tiny/dler", "--out", tmp_path / "out", *SHORT, model, *HEADS, *SMALL)
+
+
 def test_temperatures_are_not_pruned_away(gated_folder, tmp_path):
     model = load_model(ModelSection(path=QWEN))
     add_ssa(model, SSAOptions())
