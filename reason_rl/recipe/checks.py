@@ -160,6 +160,12 @@ def _stop(recipe: Recipe) -> Iterator[Complaint]:
         yield ("rollout", "stop"), "changes nothing; give a strength other than 1, or max_think_tokens"
     if stop.strength != 1 and rollout.importance_correction == "none":
         yield ("rollout", "importance_correction"), "none leaves the scaled stop token uncorrected; use token_truncate"
+    if rollout.engine == "hf" and rollout.lag:
+        yield (
+            ("rollout", "lag"),
+            "1 samples from a copy of the model, in which engine hf cannot push the end of thinking (rollout.stop); "
+            "use lag 0, or engine vllm or vllm_server",
+        )
 
 
 def _advantage(recipe: Recipe) -> Iterator[Complaint]:

@@ -62,6 +62,7 @@ def test_a_minimal_recipe_loads_and_numbers_are_numbers(write):
         ("rollout: {top_p: 0.9}\n", 1, "rollout.top_p: top_p 0.9 cuts off part of the distribution"),
         ("rollout: {top_k: 20}\n", 1, "rollout.top_k: top_k 20 cuts off part of the distribution"),
         ("rollout: {engine: vlm}\n", 1, "rollout.engine: input should be 'hf'"),
+        ("rollout:\n  lag: 1\n  stop: {strength: 2}\n", 2, "rollout.lag: 1 samples from a copy of the model, in which"),
         (
             "algorithm:\n  budget: {tokens: 9}\n  overlong: mask\n  reward: {file: rewards/dler.py}\n",
             3,
