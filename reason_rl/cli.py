@@ -394,7 +394,7 @@ def recipes_ls(as_json: AsJson = False) -> None:
 
 @recipes_app.command("cp")
 def recipes_cp(name: str, target: Path, as_json: AsJson = False) -> None:
-    """Copy a shipped recipe (or a file of rewards/) to edit it."""
+    """Copy a shipped recipe (or a file of rewards/) to edit it; runs of the copy go to outputs/<its name>."""
     from reason_rl.content import find_content, shipped_recipes
     from reason_rl.recipe.catalogue import portable
 
@@ -404,7 +404,7 @@ def recipes_cp(name: str, target: Path, as_json: AsJson = False) -> None:
         raise RecipeError(f"{goal} exists; name another target")
     goal.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix == ".yaml":
-        goal.write_text(portable(source), encoding="utf-8")
+        goal.write_text(portable(source, goal), encoding="utf-8")
     else:
         shutil.copyfile(source, goal)
     emit({"copied": str(goal)}, as_json, str(goal))

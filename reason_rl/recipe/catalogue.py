@@ -15,6 +15,8 @@ from reason_rl.recipe.document import Document, read
 
 SCHEMA_LINE = "yaml-language-server"
 FILE_NAME = re.compile(r"[^\s\[\],\"']+\.ya?ml")
+SCHEMA_NAME = re.compile(r"(?<=\$schema=)\S+")
+OUTPUT_NAME = re.compile(r"(?<=^output: )\S+")
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,27 @@ def text(entries: list[Entry]) -> str:
     return "\n".join(lines)
 
 
-def portable(source: Path) -> str:
-    """Return a recipe's text with the files that it extends named from the root of what is shipped."""
+def portable(source: Path, goal: Path) -> str:
+    """Return the text of a recipe for a copy at ``goal``, which works wherever that is.
+
+    Files that it extends are named from the root of what is shipped, the schema by its full address, and ``output`` is
+    outputs/<name of the copy>, so that its runs do not meet those of the recipe that was copied.
+    """
     lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
-    return "".join(
-        FILE_NAME.sub(lambda match: _from_root(match[0], source.parent), line) if line.startswith("extends:") else line
-        for line in lines
-    )
+    return "".join(_moved(line, source.parent, f"outputs/{goal.stem}") for line in lines)
+
+
+def _moved(line: str, folder: Path, output: str) -> str:
+    if line.startswith("extends:"):
+        return FILE_NAME.sub(lambda match: _from_root(match[0], folder), line)
+    if line.startswith(f"# {SCHEMA_LINE}"):
+        return SCHEMA_NAME.sub(lambda match: _address(match[0], folder), line)
+    return OUTPUT_NAME.sub(lambda match: output, line)
+
+
+def _address(name: str, folder: Path) -> str:
+    schema = (folder / name).resolve()
+    return schema.as_uri() if schema.is_file() else name
 
 
 def _from_root(name: str, folder: Path) -> str:

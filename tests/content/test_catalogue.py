@@ -1,6 +1,8 @@
 """The list of recipes: what it shows, and that headers are whole."""
 
 import json
+from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import pytest
 
@@ -63,7 +65,10 @@ def test_a_bad_header_is_one_clear_line(tmp_path, monkeypatch):
 def test_a_copy_of_a_recipe_works_anywhere(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     app(["recipes", "cp", name, "mine.yaml"], standalone_mode=False)
-    assert load_recipe("mine.yaml").recipe == load_recipe(shipped_recipes()[name]).recipe
+    own = {"output": "outputs/mine"}
+    assert load_recipe("mine.yaml").recipe == load_recipe(shipped_recipes()[name]).recipe.model_copy(update=own)
+    schema = (tmp_path / "mine.yaml").read_text().split("$schema=")[1].split()[0]
+    assert Path(unquote(urlparse(schema).path)) == shipped_recipes()[name].parents[1] / "schema.json"
 
 
 def test_results_are_not_inherited(tmp_path, monkeypatch):
