@@ -3,7 +3,7 @@
 The price in [0, 1) comes from ``algorithm.prices``, by the level that the prompt asks for, so that every right answer beats
 every wrong one. The paper's formula is not public: this one is our choice.
 
-Source: TLDR (arXiv 2505.07961), abstract; section 4 of docs/methods/tldr.md says why no group standard deviation.
+Source: TLDR (arXiv 2505.07961), abstract; docs/methods/tldr.md says why no group standard deviation.
 
 >>> from reason_rl.rollout.batch import example_batch
 >>> batch = example_batch([1, 1, 0, 1], [1000, 2000, 4000, 8000], budget=8000, known={"price": [0.5] * 4})

@@ -47,6 +47,13 @@ def test_the_methods_pages_show_their_rows():
     )
 
 
+def test_the_page_names_the_methods_with_another_learning_rate():
+    rates = {cell["method"]: cell["learning_rate"] for cell in made_cells(FOLDER) if "method" in cell}
+    assert set(rates.values()) == {2e-4, 3e-4}
+    named = (ROOT / "docs" / "arena.md").read_text().split("Learning rate 2e-4;")[1].split("from a sweep")[0]
+    assert set(named.split("`")[1::2]) == {name for name, rate in rates.items() if rate == 3e-4}
+
+
 @pytest.mark.parametrize("name", TABLE["methods"])
 def test_all_methods_had_the_same_rollout_tokens(name):
     # The last rollout batch may go over, by one batch.
