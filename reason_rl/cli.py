@@ -161,7 +161,7 @@ def evaluate(
         str | None, typer.Option(help="Folder, hub id or name of the model; for a recipe, a trained model or adapter.")
     ] = None,
     adapter: Annotated[Path | None, typer.Option(help="LoRA adapter to put on the model (suites only).")] = None,
-    engine: Annotated[Engine, typer.Option(help="Rollout engine (suites only).")] = Engine.hf,
+    engine: Annotated[Engine | None, typer.Option(help="Rollout engine (suites only); default: hf.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Completions a problem.")] = None,
     cap: Annotated[int | None, typer.Option(min=1, help="Completion tokens; longer ones count as wrong.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many problems only.")] = None,
@@ -172,10 +172,16 @@ def evaluate(
             "a server of reason-rl serve takes them too, and probe:RISK."
         ),
     ] = None,
-    batch_rows: Annotated[int, typer.Option(min=1, help="Rows decoded together (suites only).")] = 64,
-    dtype: Annotated[Dtype, typer.Option(help="Type of the weights; auto: as stored (suites only).")] = "auto",
+    batch_rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows decoded together (suites only); default: 64.")
+    ] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Type of the weights (suites only); default: auto, as stored.")
+    ] = None,
     url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, up to /v1 (engine openai).")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time (engine openai).")] = 16,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Requests at a time (engine openai); default: 16.")
+    ] = None,
     requests_per_minute: Annotated[
         float | None, typer.Option(min=0.1, help="Pace of requests (engine openai).")
     ] = None,
@@ -186,14 +192,16 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on a recipe's eval problems or on suites; an interrupted evaluation goes on where it was."""
-    from reason_rl.evaluate.suites import EvalChanges, evaluate_recipe, evaluate_suites, is_recipe
+    from reason_rl.evaluate.suites import EvalChanges, check_options, evaluate_recipe, evaluate_suites, is_recipe
     from reason_rl.rollout.endpoint import Endpoint
 
     if (engine is Engine.openai) != (url is not None):
         raise RecipeError("eval: --engine openai and --url belong together; give both or neither")
-    if url is not None and (adapter is not None or is_recipe(what)):
-        raise RecipeError("eval: --url evaluates suites, with the adapter that the server has loaded")
-    endpoint = Endpoint(url, model or "", concurrency, requests_per_minute) if url else None
+    remote = {"concurrency": concurrency, "requests-per-minute": requests_per_minute, "tokenizer": tokenizer}
+    local = {"adapter": adapter, "engine": engine, "dtype": dtype, "batch-rows": batch_rows}
+    check_options(what, url, remote, local)
+    endpoint = Endpoint(url, model or "", concurrency or 16, requests_per_minute) if url else None
+    engine, batch_rows, dtype = engine or Engine.hf, batch_rows or 64, dtype or "auto"
     changes = EvalChanges(samples, cap, limit, engine.value, batch_rows, endpoint, tokenizer, stop, dtype)
     if is_recipe(what):
         results = {what: evaluate_recipe(what, overrides or [], Path(model) if model else None, changes, out)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,13 @@ from reason_rl.recipe.suite import load_suite, shipped_suites
 from reason_rl.rollout.endpoint import Endpoint
 
 END_THINK = "</think>"
+# Options of suites, and what does the same for a recipe.
+FOR_A_RECIPE = {
+    "adapter": "--model FOLDER",
+    "engine": "rollout.engine=NAME",
+    "dtype": "model.dtype=TYPE",
+    "batch-rows": "rollout.max_batch_rows=ROWS",
+}
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,28 @@ def fitted(recipe: Recipe, say: Callable[[str], None]) -> Recipe:
 def is_recipe(what: str) -> bool:
     """Tell a recipe (a path, or folder/name) from the names of suites."""
     return what not in shipped_suites() and ("/" in what or what.endswith((".yaml", ".yml")))
+
+
+def check_options(what: str, url: str | None, remote: Mapping[str, Any], local: Mapping[str, Any]) -> None:
+    """Raise RecipeError for an option that the evaluation of ``what`` would not read.
+
+    Args:
+        what: a recipe, or names of suites.
+        url: an endpoint, None where the model runs here.
+        remote: options of an endpoint by name, None where not given.
+        local: options of suites by name, None where not given.
+
+    >>> check_options("gsm8k", None, {"tokenizer": None}, {"dtype": "float32"})
+    """
+    if url is not None and (local["adapter"] is not None or is_recipe(what)):
+        raise RecipeError("eval: --url evaluates suites, with the adapter that the server has loaded")
+    for name in [name for name, value in remote.items() if value is not None and url is None]:
+        raise RecipeError(f"eval: --{name} is for --engine openai; leave it out, or give --url")
+    for name in [name for name, value in local.items() if value is not None]:
+        if is_recipe(what):
+            raise RecipeError(f"eval: --{name} is for suites; for a recipe use {FOR_A_RECIPE[name]}")
+        if url is not None and name != "engine":
+            raise RecipeError(f"eval: --{name} is for models that run here; leave it out, or leave out --url")
 
 
 def evaluate_recipe(

@@ -253,6 +253,19 @@ def test_a_way_of_stopping_is_asked_of_the_server_and_stands_in_the_header(serve
         (["smoke", "--engine", "openai", "--model", "m"], "belong together"),
         (["smoke", "--url", "http://x/v1", "--model", "m"], "belong together"),
         (["tiny/dler", "--engine", "openai", "--url", "http://x/v1"], "--url evaluates suites"),
+        (["tiny/dler", "--engine", "vllm"], "--engine is for suites; for a recipe use rollout.engine=NAME"),
+        (["tiny/dler", "--adapter", "here"], "--adapter is for suites; for a recipe use --model FOLDER"),
+        (["tiny/dler", "--dtype", "auto"], "--dtype is for suites; for a recipe use model.dtype=TYPE"),
+        (
+            ["tiny/dler", "--batch-rows", "8"],
+            "--batch-rows is for suites; for a recipe use rollout.max_batch_rows=ROWS",
+        ),
+        (["tiny/dler", "--tokenizer", "tiny-reasoner"], "--tokenizer is for --engine openai"),
+        (["smoke", "--model", "tiny-reasoner", "--concurrency", "2"], "--concurrency is for --engine openai"),
+        (
+            ["smoke", "--engine", "openai", "--url", "http://x/v1", "--dtype", "auto"],
+            "--dtype is for models that run here",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_refused(words, message):
