@@ -120,9 +120,12 @@ def train(
     """Train only; works under accelerate launch -m reason_rl.cli train RECIPE."""
     import os
 
+    from reason_rl.pipeline import check_task
+    from reason_rl.pipeline import train as train_recipe
     from reason_rl.run_folder import RunFolder
 
     loaded = smoked(load(recipe, overrides), resume) if smoke else load(recipe, overrides)
+    check_task(loaded.recipe, "train")
     folder, first = RunFolder(Path(loaded.recipe.output)), int(os.environ.get("RANK", "0")) == 0
     done = folder.training()
     if done is not None:
@@ -130,8 +133,6 @@ def train(
     elif first:
         folder.prepare(loaded.resolved(), resume=resume)
     if done is None:
-        from reason_rl.pipeline import train as train_recipe
-
         result = train_recipe(loaded.recipe, folder, resume=resume, say=say)
         done = {"steps": result.steps, "seconds": result.seconds}
     elif first:
@@ -144,9 +145,11 @@ def train(
 @app.command()
 def prepare(recipe: RecipeName, overrides: Overrides = None, resume: Resume = False, as_json: AsJson = False) -> None:
     """Make what training reads (task dpo: the merged start, the pairs); run and train do it too, with one process."""
+    from reason_rl.pipeline import check_task
     from reason_rl.pipeline import prepare as prepare_recipe
 
     loaded = load(recipe, overrides)
+    check_task(loaded.recipe, "prepare")
     folder = open_run(loaded, resume)
     if folder is not None:
         made = prepare_recipe(loaded.recipe, folder, say)

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from reason_rl.trainer.train import TrainResult
 
 
+def check_task(recipe: Recipe, command: str) -> None:
+    """Raise RecipeError for a task that train does not train, or that prepare has nothing to make for."""
+    if command == "train" and recipe.task not in ("train", "dpo", "sft"):
+        raise RecipeError(f"task {recipe.task}: is not trained; use reason-rl run")
+    if command == "prepare" and recipe.task not in ("dpo", "sft"):
+        others = "run or train" if recipe.task == "train" else "run"
+        raise RecipeError(f"task {recipe.task}: has nothing to prepare; use reason-rl {others}")
+
+
 def run(recipe: Recipe, folder: RunFolder, *, resume: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Run a recipe from start to report and return its summary; stages that are done are not done again."""
     if recipe.task == "pretrain":
@@ -66,6 +75,7 @@ def train(
     Raises:
         RecipeError: for a task that trains no model.
     """
+    check_task(recipe, "train")
     from reason_rl.trainer.train import TrainResult
     from reason_rl.trainer.train import train as train_rl
 
@@ -84,10 +94,8 @@ def train(
         from reason_rl.trainer.sft import train_sft
 
         result = train_sft(recipe, folder, resume=resume, say=say, engine=engine)
-    elif recipe.task == "train":
-        result = train_rl(recipe, folder, resume=resume, engine=engine)
     else:
-        raise RecipeError(f"task {recipe.task}: is not trained; use reason-rl run")
+        result = train_rl(recipe, folder, resume=resume, engine=engine)
     if int(os.environ.get("RANK", "0")) == 0:
         folder.write_json(folder.trained.name, {"steps": result.steps, "seconds": result.seconds})
     return result
@@ -99,6 +107,7 @@ def prepare(recipe: Recipe, folder: RunFolder, say: Callable[[str], None]) -> di
     Raises:
         RecipeError: for a task that reads nothing of the kind.
     """
+    check_task(recipe, "prepare")
     if recipe.task in ("dpo", "sft"):
         from reason_rl.trainer.offline import check_models
 
@@ -108,11 +117,9 @@ def prepare(recipe: Recipe, folder: RunFolder, say: Callable[[str], None]) -> di
         from reason_rl.trainer.pairs import pairs_file
 
         return {"rows": len(prepare_dpo(recipe, folder, say)), "file": str(pairs_file(folder))}
-    if recipe.task == "sft":
-        from reason_rl.trainer.turns import make_traces, traces_file
+    from reason_rl.trainer.turns import make_traces, traces_file
 
-        return {"rows": len(make_traces(recipe, folder, say)), "file": str(traces_file(folder))}
-    raise RecipeError(f"task {recipe.task}: has nothing to prepare; use reason-rl run or train")
+    return {"rows": len(make_traces(recipe, folder, say)), "file": str(traces_file(folder))}
 
 
 def _trained(recipe: Recipe, folder: RunFolder) -> Recipe:

@@ -8,12 +8,14 @@ import platform
 import subprocess
 import sys
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from reason_rl.errors import RecipeError
 
 PACKAGES = ("reason_rl", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "math-verify", "numpy")
+ASKED = ("resolved.yaml", "environment.json")  # written before anything is made
 
 
 class RunFolder:
@@ -36,6 +38,18 @@ class RunFolder:
         """Whether the run came to its end."""
         return self.marker.is_file()
 
+    def started(self) -> bool:
+        """Tell whether anything of a run was made; what was asked is not, nor an evaluation that has no row yet."""
+        return any(self._made(path) for path in self.path.rglob("*"))
+
+    def _made(self, path: Path) -> bool:
+        if not path.is_file() or (path.parent == self.path and path.name.removesuffix(".part") in ASKED):
+            return False
+        if path.suffix == ".part":
+            with path.open("rb") as file:
+                return len(list(islice(file, 2))) == 2
+        return path.stat().st_size > 0
+
     def training(self) -> dict[str, Any] | None:
         """Return steps and seconds of a training that came to its end, else None."""
         done: dict[str, Any] | None = json.loads(self.trained.read_text()) if self.trained.is_file() else None
@@ -51,6 +65,8 @@ class RunFolder:
     def prepare(self, resolved: str, *, resume: bool) -> None:
         """Create the folder and write the resolved recipe and the environment.
 
+        A run that was refused before it made anything does not stand in the way of another.
+
         Raises:
             RecipeError: when the folder cannot be written, holds an unfinished run that is not to be resumed, or holds a
                 run of another recipe.
@@ -62,7 +78,7 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             raise RecipeError(f"output: cannot write to {self.path} ({error.strerror})") from error
-        if self.resolved.is_file():
+        if self.resolved.is_file() and self.started():
             if not resume:
                 raise RecipeError(f"output: {self.path} holds an unfinished run; use --resume, or name another output=")
             self.check_recipe(resolved)
