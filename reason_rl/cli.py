@@ -334,7 +334,7 @@ def show(
 def plan(
     recipe: RecipeName,
     overrides: Overrides = None,
-    processes: Annotated[int, typer.Option(help="Processes of accelerate launch.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Processes of accelerate launch.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Print rows, updates, tokens and memory, without loading weights."""

@@ -22,6 +22,8 @@ def export(folder: Path, output: Path) -> Path:
         near = folder / "model" / "adapter_config.json"
         hint = f"; did you mean {folder / 'model'}?" if near.is_file() else ""
         raise RecipeError(f"{folder}: no adapter_config.json, nothing to merge{hint}")
+    if output.is_file():
+        raise RecipeError(f"{output} is a file; name a folder")
     if output.exists() and any(output.iterdir()):
         raise RecipeError(f"{output} exists and is not empty; name another folder")
     from peft import PeftModel

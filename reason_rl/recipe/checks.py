@@ -24,11 +24,20 @@ TRL_DEFAULTS: dict[str, Any] = {
     "num_generations": 8,
     "gradient_accumulation_steps": 1,
 }
+# What the shape of a batch is worked out from, and the least of each.
+SHAPE = {
+    "per_device_train_batch_size": 1,
+    "num_generations": 2,
+    "gradient_accumulation_steps": 1,
+    "steps_per_generation": 1,
+    "num_iterations": 1,
+}
 
 
 def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
     """Yield (key path, message) for everything that would fail, or silently mean something else, later."""
-    yield from problems("trainer", CONFIGS.get(recipe.task, "grpo_config"), recipe.trainer)
+    wrong = [*problems("trainer", CONFIGS.get(recipe.task, "grpo_config"), recipe.trainer), *_counts(recipe.trainer)]
+    yield from wrong
     yield from problems("pretrain", "pretrain_config", recipe.pretrain)
     if recipe.lora is not None:
         yield from problems("lora", "lora_config", recipe.lora)
@@ -37,8 +46,11 @@ def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
     for section, data in (("data", recipe.data), ("eval", recipe.eval and recipe.eval.data)):
         if complaint := grading_complaint(data, recipe.answer.verify):
             yield ("answer", "verify"), f"{complaint} ({section})"
-    if recipe.algorithm is None:
+    broken = {key[-1] for key, _ in wrong}
+    if recipe.algorithm is None or broken & set(SHAPE):
         return
+    sound = {key: value for key, value in recipe.trainer.items() if key not in broken}
+    recipe = recipe.model_copy(update={"trainer": sound})
     yield from _batch_shape(recipe)
     yield from _sampling(recipe)
     yield from _old_logps(recipe)
@@ -48,6 +60,17 @@ def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
     yield from _advantage(recipe)
     yield from check_methods(recipe, int({**TRL_DEFAULTS, **recipe.trainer}["num_generations"]))
     yield from _reward(recipe, folder)
+
+
+def _counts(trainer: dict[str, Any]) -> Iterator[Complaint]:
+    """Yield what keeps the shape of a batch from being worked out, beside wrong types."""
+    for key, least in SHAPE.items():
+        value = trainer.get(key, least)
+        if value is None and key == "num_generations":
+            yield ("trainer", key), "is null; a group needs at least 2 rollouts"
+        elif isinstance(value, int) and value < least:
+            why = "a group needs at least 2 rollouts" if key == "num_generations" else "give at least 1"
+            yield ("trainer", key), f"is {value}; {why}"
 
 
 def rows_per_generation(trainer: dict[str, Any]) -> int:
@@ -69,9 +92,7 @@ def updates_per_generation(trainer: dict[str, Any]) -> int:
 def _batch_shape(recipe: Recipe) -> Iterator[Complaint]:
     values = {**TRL_DEFAULTS, **recipe.trainer}
     group, rows = values["num_generations"], rows_per_generation(recipe.trainer)
-    if group < 2:
-        yield ("trainer", "num_generations"), f"is {group}; a group needs at least 2 rollouts"
-    elif rows % group:
+    if rows % group:
         yield (
             ("trainer", "num_generations"),
             f"a process rolls out {rows} rows (per_device_train_batch_size {values['per_device_train_batch_size']} * "

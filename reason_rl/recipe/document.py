@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,17 @@ def read(path: Path, chain: tuple[Path, ...] = ()) -> Document:
         raise RecipeError(f"{path}: extends itself by way of {' -> '.join(p.name for p in (*chain, path))}")
     own = _parse(path)
     extends = own.values.pop("extends", [])
-    origins = {key: place for key, place in own.origins.items() if key[0] != "extends"}
+    names = [extends] if isinstance(extends, str) else extends
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise RecipeError(f"{own.origin(('extends',))}: extends: should be a file or a list of files, is {extends!r}")
     document = Document({}, {})
-    for name in [extends] if isinstance(extends, str) else extends:
+    for name in names:
         try:
-            parent = find_content(str(name), path.parent)
+            parent = find_content(name, path.parent)
         except RecipeError as error:
             raise RecipeError(f"{own.origin(('extends',))}: extends: {error}") from error
         document = merge(document, read(parent, (*chain, path)))
-    return merge(document, Document(own.values, origins))
+    return merge(document, own)
 
 
 def _parse(path: Path) -> Document:
@@ -72,21 +74,22 @@ def _parse(path: Path) -> Document:
     if not isinstance(loaded, CommentedMap):
         raise RecipeError(f"{path}:1: a recipe is a map of sections")
     origins: dict[KeyPath, str] = {}
-    return Document(_plain(loaded, (), path, origins, 1), origins)
+    return Document(_plain(loaded, (), lambda line: f"{path}:{line}", origins, 1), origins)
 
 
-def _plain(node: Any, at: KeyPath, path: Path, origins: dict[KeyPath, str], line: int) -> Any:
+def _plain(node: Any, at: KeyPath, place: Callable[[int], str], origins: dict[KeyPath, str], line: int) -> Any:
     if isinstance(node, CommentedMap):
         values = {}
         for key, child in node.items():
-            here = node.lc.key(key)[0] + 1
-            origins[(*at, str(key))] = f"{path}:{here}"
-            values[str(key)] = _plain(child, (*at, str(key)), path, origins, here)
+            # What a merge key (<<) brings in has no line of its own here.
+            here = node.lc.key(key)[0] + 1 if key in (node.lc.data or {}) else line
+            origins[(*at, str(key))] = place(here)
+            values[str(key)] = _plain(child, (*at, str(key)), place, origins, here)
         return values
     if isinstance(node, CommentedSeq):
-        return [_plain(child, at, path, origins, line) for child in node]
+        return [_plain(child, (*at, str(i)), place, origins, line) for i, child in enumerate(node)]
     if isinstance(node, str):
-        return _with_environment(str(node), f"{path}:{line}")
+        return _with_environment(str(node), place(line))
     if isinstance(node, bool) or node is None:
         return node
     return float(node) if isinstance(node, float) else int(node) if isinstance(node, int) else str(node)
@@ -103,8 +106,23 @@ def _with_environment(text: str, place: str) -> str:
 
 def merge(base: Document, top: Document) -> Document:
     """Lay one document over another."""
-    values = _merged(base.values, top.values)
-    return Document(values, {**base.origins, **top.origins})
+    return _document(_merged(base.values, top.values), {**base.origins, **top.origins})
+
+
+def _document(values: dict[str, Any], origins: Mapping[KeyPath, str]) -> Document:
+    """Return the document without the origins of keys that it no longer has."""
+    return Document(values, {path: place for path, place in origins.items() if _holds(values, path)})
+
+
+def _holds(values: Any, path: KeyPath) -> bool:
+    for key in path:
+        if isinstance(values, list) and key.isdigit() and int(key) < len(values):
+            values = values[int(key)]
+        elif isinstance(values, dict) and key in values:
+            values = values[key]
+        else:
+            return False
+    return True
 
 
 def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,25 +148,40 @@ def _renamed(below: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
 
 
 def override(document: Document, assignments: Sequence[str]) -> Document:
-    """Apply ``key.path=value`` (a YAML scalar, list or map) and ``~key.path`` (delete) from the command line."""
-    # Revisions last: naming a model drops the revision of the one before.
-    for text in sorted(assignments, key=lambda text: text.partition("=")[0].endswith(".revision")):
+    """Apply ``key.path=value`` (a YAML scalar, list or map) and ``~key.path`` (delete) from the command line.
+
+    What drops other keys goes first: deletions, then names of variants and files; revisions, which go with the model or data
+    set named, go last. Else the order given counts.
+    """
+    for text in sorted(assignments, key=_rank):
         if text.startswith("~"):
             document = _deleted(document, tuple(text[1:].split(".")))
             continue
         name, equals, raw = text.partition("=")
         if not equals or not name:
             raise RecipeError(f"{COMMAND_LINE}: {text}: write key.path=value, or ~key.path to delete")
-        path = tuple(name.split("."))
-        try:
-            value = YAML(typ="safe", pure=True).load(raw) if raw else None
-        except YAMLError as error:
-            raise RecipeError(f"{COMMAND_LINE}: {name}: {raw} is not YAML") from error
-        nested: Any = value
-        for key in reversed(path):
-            nested = {key: nested}
-        document = merge(document, Document(nested, {path: COMMAND_LINE}))
+        document = merge(document, _assigned(tuple(name.split(".")), raw, document.origins))
     return document
+
+
+def _rank(text: str) -> int:
+    if text.startswith("~"):
+        return 0
+    last = text.partition("=")[0].rpartition(".")[2]
+    return {"use": 1, "file": 1, "revision": 3}.get(last, 2)
+
+
+def _assigned(path: KeyPath, raw: str, known: Mapping[KeyPath, str]) -> Document:
+    try:
+        loaded = YAML(typ="rt", pure=True).load(raw) if raw else None
+    except YAMLError as error:
+        raise RecipeError(f"{COMMAND_LINE}: {'.'.join(path)}: {raw} is not YAML") from error
+    above = (path[:end] for end in range(1, len(path)))
+    origins = dict.fromkeys((*(key for key in above if key not in known), path), COMMAND_LINE)
+    value = _plain(loaded, path, lambda _: COMMAND_LINE, origins, 0)
+    for key in reversed(path):
+        value = {key: value}
+    return Document(value, origins)
 
 
 def _deleted(document: Document, path: KeyPath) -> Document:
@@ -158,7 +191,7 @@ def _deleted(document: Document, path: KeyPath) -> Document:
         parent = parent.get(key, {}) if isinstance(parent, dict) else {}
     if not isinstance(parent, dict) or path[-1] not in parent:
         raise RecipeError(f"{COMMAND_LINE}: ~{'.'.join(path)}: the recipe has no such key")
-    return Document(_without(document.values, path), document.origins)
+    return _document(_without(document.values, path), document.origins)
 
 
 def _without(values: Mapping[str, Any], path: KeyPath) -> dict[str, Any]:

@@ -99,6 +99,8 @@ def known_keys(location: tuple[int | str, ...], model: type[BaseModel] = Recipe)
     """Return the keys that the section at a pydantic location may have."""
     options: list[type[BaseModel]] = [model]
     for part in location:
+        if isinstance(part, int):
+            continue
         tagged = [option for option in options if part in _tags(option)]
         if tagged:
             options = tagged

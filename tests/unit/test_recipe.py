@@ -1,5 +1,6 @@
 """Recipes: what is accepted, and that everything else names file, line, key and a way out."""
 
+import itertools
 import json
 
 import pytest
@@ -89,7 +90,29 @@ def test_a_minimal_recipe_loads_and_numbers_are_numbers(write):
         ("trainer: {save_total_limit: 1}\n", 1, "trainer.save_total_limit: 1 deletes the last checkpoint before"),
         ("trainer: {mask_truncated_completions: true}\n", 1, "is set by algorithm.overlong; move it there"),
         ("trainer:\n  max_steps: ten\n", 2, "trainer.max_steps: should be int, is 'ten'"),
+        ("trainer: {num_generations: '8'}\n", 1, "trainer.num_generations: should be int | None, is '8'"),
+        ("trainer: {num_generations: null}\n", 1, "trainer.num_generations: is null; a group needs at least 2"),
+        ("trainer: {num_generations: 0}\n", 1, "trainer.num_generations: is 0; a group needs at least 2 rollouts"),
+        ("trainer: {per_device_train_batch_size: 0}\n", 1, "per_device_train_batch_size: is 0; give at least 1"),
+        ("trainer: {per_device_train_batch_size: null}\n", 1, "per_device_train_batch_size: should be int, is None"),
+        ("trainer: {gradient_accumulation_steps: 0}\n", 1, "gradient_accumulation_steps: is 0; give at least 1"),
+        ("trainer:\n  steps_per_generation: eight\n", 2, "steps_per_generation: should be int | None, is 'eight'"),
+        ("trainer: {num_iterations: 0}\n", 1, "trainer.num_iterations: is 0; give at least 1"),
+        (
+            "trainer: {top_entropy_quantile: null}\nupdate: {skip_zero_advantage: true}\n",
+            1,
+            "trainer.top_entropy_quantile: should be float, is None",
+        ),
+        ("trainer: {save_total_limit: '1', bf16: 3}\n", 1, "trainer.bf16: should be bool | None, is 3"),
         ("extends: bse.yaml\n", 1, "extends: no file bse.yaml"),
+        ("extends:\n", 1, "extends: should be a file or a list of files, is None"),
+        ("extends: 3\n", 1, "extends: should be a file or a list of files, is 3"),
+        ("extends:\n  - 3\n", 1, "extends: should be a file or a list of files, is [3]"),
+        (
+            "algorithm:\n  budget: {tokens: 9}\n  openings:\n    - {text: a, share: 0.5}\n    - {text: b, shre: 0.5}\n",
+            5,
+            "algorithm.openings.1.shre: unknown key; did you mean share?",
+        ),
     ],
 )
 def test_each_mistake_is_one_clear_line_with_its_place(write, text, line, message):
@@ -149,6 +172,46 @@ def test_overrides_set_delete_and_remember_their_origin(write):
     assert loaded.document.origin(("data", "count")).endswith("recipe.yaml:2")
     assert "command line: ~eval.dta: the recipe has no such key" in complaint(write(MINIMAL), "~eval.dta")
     assert "command line: seed 4: write key.path=value" in complaint(write(MINIMAL), "seed 4")
+
+
+def test_merge_keys_of_yaml_work(write):
+    text = MINIMAL.replace("eval:", "eval: &shared\n  limit: 3", 1).replace(
+        "  learning_rate", "  <<: {max_steps: 4}\n  learning_rate"
+    )
+    loaded = load_recipe(write(text))
+    assert loaded.recipe.trainer == {"learning_rate": 1e-6, "max_steps": 4}
+    assert loaded.document.origin(("trainer", "max_steps")).endswith("recipe.yaml:9")
+    assert "recipe.yaml:9: trainer.max_stps: unknown key" in complaint(write(text.replace("max_steps", "max_stps")))
+    both = write("a: &a {limit: 3}\nb:\n  <<: *a\n  samples: 2\n")
+    assert read(both).values["b"] == {"limit": 3, "samples": 2}
+
+
+@pytest.mark.parametrize(
+    "changes", list(itertools.permutations(["use=reasoning_gym", "task=gcd", "count=5", "seed=7"]))
+)
+def test_the_order_of_overrides_does_not_lose_any(write, changes):
+    data = load_recipe(write(MINIMAL), [f"eval.data.{change}" for change in changes]).recipe.eval.data
+    assert (data.use, data.task, data.count, data.seed) == ("reasoning_gym", "gcd", 5, 7)
+
+
+def test_a_parameter_given_before_its_file_is_checked_too(write):
+    said = complaint(write(MINIMAL), "algorithm.reward.penalty=9", "algorithm.reward.file=rewards/dler.py")
+    assert "command line: algorithm.reward.penalty: unknown parameter" in said
+    deleted = ["algorithm.reward.file=rewards/correctness.py", "~algorithm.reward"]
+    text = MINIMAL.replace("algorithm:", "algorithm:\n  reward: {file: rewards/dler.py, truncated_reward: 0.1}")
+    assert load_recipe(write(text), deleted).recipe.algorithm.reward.params() == {}
+
+
+def test_origins_are_those_of_what_is_there(write, monkeypatch):
+    monkeypatch.delenv("NOPE", raising=False)
+    write(MINIMAL, "base.yaml")
+    path = write("extends: base.yaml\nlora: {r: 4}\n")
+    assert "command line: eval.data.count: input should be" in complaint(path, "eval.data={use: world, count: -1}")
+    assert "command line: turns: is for task sft" in complaint(path, "turns.max_tokens=9")
+    assert "command line: environment variable NOPE is not set" in complaint(path, "output=${env:NOPE}/x")
+    document = override(read(path), ["~lora", "data={use: jsonl, path: x.jsonl}"])
+    assert not [key for key in document.origins if key[0] == "lora" or key[:2] == ("data", "count")]
+    assert document.origins["data", "path"] == "command line"
 
 
 def test_environment_variables(write, monkeypatch):
