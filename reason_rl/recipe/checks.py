@@ -77,8 +77,6 @@ def rows_per_generation(trainer: dict[str, Any]) -> int:
     """Return the rows that one process rolls out at a time: per-device batch size * steps per generation."""
     values = {**TRL_DEFAULTS, **trainer}
     steps = values.get("steps_per_generation") or values["gradient_accumulation_steps"]
-    if values.get("generation_batch_size"):
-        return int(values["generation_batch_size"])
     return int(values["per_device_train_batch_size"]) * int(steps)
 
 
@@ -107,12 +105,13 @@ def _batch_shape(recipe: Recipe) -> Iterator[Complaint]:
             ("trainer", "save_total_limit"),
             "1 deletes the last checkpoint before the new one is known to be whole; keep at least 2",
         )
-    save, updates = values.get("save_steps"), updates_per_generation(recipe.trainer)
-    if isinstance(save, int) and save % updates:
+    updates = updates_per_generation(recipe.trainer)
+    save = values.get("save_steps", updates)
+    if save < 1 or save % updates:  # a share of all steps is below 1
         yield (
             ("trainer", "save_steps"),
             f"{save} is not a multiple of {updates}, the updates a rollout batch is used for; checkpoints must fall "
-            f"between rollout batches, try {max(updates, save // updates * updates)}",
+            f"between rollout batches, try {max(updates, int(save // updates * updates))}",
         )
 
 

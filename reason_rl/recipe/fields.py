@@ -26,9 +26,38 @@ ELSEWHERE = {
     "reward_weights": "the reward file",
     "use_vllm": "rollout.engine",
     "model_init_kwargs": "model",
-    "disable_tqdm": "nothing: reason_rl shows its own progress",
+    "multi_objective_aggregation": "algorithm.advantage",
 }
-EVERY_TASK = ("output_dir", "seed", "data_seed", "model_init_kwargs", "disable_tqdm")
+SAMPLING = "is read by TRL's own engines only; how rollouts are sampled is set in rollout"
+# Fields that would change nothing, or only half of what they name.
+REFUSED = {
+    "disable_tqdm": "is not read: reason_rl shows its own progress; leave it out",
+    "use_cpu": "is decided by the machine; hide its GPUs with CUDA_VISIBLE_DEVICES= instead",
+    "save_strategy": "is always steps; set save_steps",
+    "logging_strategy": "is always steps; set logging_steps",
+    "resume_from_checkpoint": "is not read; use --resume",
+    "generation_batch_size": "is not read; set steps_per_generation",
+    "chat_template_kwargs": "would change the prompts of training alone, neither those that are checked nor those of "
+    "evaluation; change the model's chat template",
+    "min_p": SAMPLING,
+    "repetition_penalty": SAMPLING,
+    "generation_kwargs": SAMPLING,
+    "cache_implementation": SAMPLING,
+    "use_transformers_paged": SAMPLING,
+    "use_transformers_continuous_batching": SAMPLING,
+    "transformers_continuous_batching_config": SAMPLING,
+}
+EVERY_TASK = (
+    "output_dir",
+    "seed",
+    "data_seed",
+    "model_init_kwargs",
+    "disable_tqdm",
+    "use_cpu",
+    "save_strategy",
+    "logging_strategy",
+    "resume_from_checkpoint",
+)
 SCALARS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 
 
@@ -43,14 +72,22 @@ def problems(section: str, name: str, given: Mapping[str, Any]) -> Iterator[tupl
     """Yield (key path, message) for every unknown, misplaced or wrongly typed field."""
     known = snapshot(name)
     for key, value in given.items():
-        elsewhere = key in (ELSEWHERE if name == "grpo_config" else EVERY_TASK) or key.startswith("vllm_")
-        if section == "trainer" and elsewhere:
-            yield (section, key), f"is set by {ELSEWHERE.get(key, 'rollout')}; move it there"
+        if section == "trainer" and (refusal := _refusal(name, key)):
+            yield (section, key), refusal
         elif key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             yield (section, key), "unknown key" + (f"; did you mean {near[0]}?" if near else "")
         elif not _fits(value, known[key]):
             yield (section, key), f"should be {known[key]}, is {value!r}"
+
+
+def _refusal(name: str, key: str) -> str | None:
+    """Return why a field is not one of the trainer section, None when it is."""
+    if key.startswith("vllm_"):
+        return "is set by rollout; move it there"
+    if name != "grpo_config" and key not in EVERY_TASK:
+        return None
+    return f"is set by {ELSEWHERE[key]}; move it there" if key in ELSEWHERE else REFUSED.get(key)
 
 
 def _fits(value: Any, kind: str) -> bool:

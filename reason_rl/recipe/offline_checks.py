@@ -18,7 +18,7 @@ NEEDED = {
     "sft": ("data", "turns", "eval"),
     "pretrain": (),
 }
-# Sections that only some tasks read.
+# Sections, and fields of them, that only some tasks read.
 READ_BY = {
     "algorithm": ("train",),
     "attention": ("train", "pretrain", "sft"),
@@ -28,6 +28,10 @@ READ_BY = {
     "turns": ("sft",),
     "trainer": ("train", "dpo", "sft"),
     "lora": ("train", "dpo", "sft"),
+    "update": ("train",),
+    "rollout.lag": ("train",),
+    "rollout.allowance_tokens": ("train",),
+    "pretrain": ("pretrain",),
 }
 
 
@@ -37,12 +41,20 @@ def check_sections(recipe: Recipe) -> Iterator[Complaint]:
         if getattr(recipe, section) is None:
             yield (section,), f"is missing; task {recipe.task} needs it"
     for section, tasks in READ_BY.items():
-        if getattr(recipe, section) and recipe.task not in tasks:
-            yield (section,), f"is for task {' or '.join(tasks)}; task {recipe.task} does not read it"
+        if recipe.task not in tasks and _is_set(recipe, section):
+            yield tuple(section.split(".")), f"is for task {' or '.join(tasks)}; task {recipe.task} does not read it"
     if recipe.task in ("dpo", "sft"):
         yield from _solutions(recipe)
     if recipe.task == "dpo" and recipe.pairs is not None:
         yield from _pairs(recipe.pairs)
+
+
+def _is_set(recipe: Recipe, path: str) -> bool:
+    """Tell whether a section, or a field of one, is other than its default; resolved recipes name defaults too."""
+    section, *below = path.split(".")
+    holder = getattr(recipe, section) if below else recipe
+    name = below[0] if below else section
+    return bool(getattr(holder, name) != type(holder).model_fields[name].default)
 
 
 def _pairs(section: PairsSection) -> Iterator[Complaint]:

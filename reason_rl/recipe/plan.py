@@ -17,7 +17,8 @@ GIGABYTE = 1e9
 def plan(recipe: Recipe, config: Mapping[str, Any] | None, processes: int = 1) -> dict[str, Any]:
     """Return the figures of a run; ``config`` is the model's config.json, None when it is not on this machine."""
     if recipe.algorithm is None:
-        return {"task": recipe.task, "pretrain": dict(recipe.pretrain)}
+        others = {"pretrain": {"pretrain": dict(recipe.pretrain)}, "merge": {}}
+        return {"task": recipe.task} | others.get(recipe.task, {"updates": recipe.trainer.get("max_steps")})
     trainer = {**TRL_DEFAULTS, **recipe.trainer}
     rows = rows_per_generation(recipe.trainer)
     updates = updates_per_generation(recipe.trainer)

@@ -26,7 +26,6 @@ DROPPED = {
     "fp16",
     "fsdp",
     "fsdp_config",
-    "generation_batch_size",
     "logging_steps",
     "num_train_epochs",
     "optim",

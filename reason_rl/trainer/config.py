@@ -26,6 +26,7 @@ from reason_rl.algorithm.targets import make_targets
 from reason_rl.errors import RecipeError
 from reason_rl.models import end_think_id, load_config, load_tokenizer
 from reason_rl.problem.record import PLAIN
+from reason_rl.recipe.checks import updates_per_generation
 from reason_rl.rollout.backend import SamplingOptions
 from reason_rl.trainer.composition import AdvantageRule, Composition, FilterRule
 
@@ -94,13 +95,6 @@ def grpo_config(recipe: Recipe, output_dir: Path, budget_tokens: int) -> GRPOCon
         return GRPOConfig(**fields)
     except (ValueError, TypeError, ImportError) as error:
         raise RecipeError(f"trainer: {str(error).splitlines()[0]}") from error
-
-
-def updates_per_generation(fields: dict[str, Any]) -> int:
-    """Return the optimizer updates made on one generation batch: S * K / gradient accumulation."""
-    accumulation = fields.get("gradient_accumulation_steps", 1)
-    slices = fields.get("steps_per_generation") or accumulation
-    return max(1, slices * fields.get("num_iterations", 1) // accumulation)
 
 
 def lora_config(recipe: Recipe) -> LoraConfig | None:

@@ -4,6 +4,7 @@ import pytest
 
 from reason_rl.errors import RecipeError
 from reason_rl.recipe.load import load_recipe
+from reason_rl.recipe.plan import plan
 
 OFFLINE = """\
 task: dpo
@@ -22,6 +23,12 @@ eval:
         ("trainer.bta=0.1", "trainer.bta: unknown key; did you mean beta?"),
         ("trainer.num_generations=8", "trainer.num_generations: unknown key"),
         ("trainer.seed=1", "trainer.seed: is set by seed; move it there"),
+        ("trainer.use_cpu=true", "trainer.use_cpu: is decided by the machine"),
+        ("trainer.logging_strategy=epoch", "trainer.logging_strategy: is always steps; set logging_steps"),
+        ("update.chunk_rows=4", "update: is for task train; task dpo does not read it"),
+        ("rollout.lag=1", "rollout.lag: is for task train; task dpo does not read it"),
+        ("rollout.allowance_tokens=7", "rollout.allowance_tokens: is for task train"),
+        ("pretrain.seed=4", "pretrain: is for task pretrain; task dpo does not read it"),
         ("~pairs", "pairs: is missing; task dpo needs it"),
         ("algorithm={budget: {use: fixed, tokens: 9}}", "algorithm: is for task train; task dpo does not read it"),
         ("pairs.margin=0.2", "pairs.margin: 0.2 is not below 1 / 12"),
@@ -41,3 +48,18 @@ def test_each_mistake_is_one_clear_line(tmp_path, change, message):
     with pytest.raises(RecipeError) as caught:
         load_recipe(path, [change])
     assert message in str(caught.value)
+
+
+def test_a_resolved_recipe_loads_to_itself(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(OFFLINE)
+    loaded = load_recipe(tmp_path / "recipe.yaml")
+    (tmp_path / "again.yaml").write_text(loaded.resolved())
+    assert load_recipe(tmp_path / "again.yaml").recipe == loaded.recipe
+
+
+def test_the_plan_says_what_the_task_does(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(OFFLINE)
+    recipe = load_recipe(tmp_path / "recipe.yaml", ["trainer.max_steps=40"]).recipe
+    assert plan(recipe, None) == {"task": "dpo", "updates": 40}
+    assert plan(load_recipe("tiny/merge_selective").recipe, None) == {"task": "merge"}
+    assert "pretrain" in plan(load_recipe("tiny/pretrain").recipe, None)
