@@ -12,7 +12,6 @@ from typing import Any
 
 from reason_rl.errors import RunError
 from reason_rl.rollout.backend import Backend, SamplingOptions, SamplingRequest, sampling_seed
-from reason_rl.stopping.artefact import load_probe
 from reason_rl.stopping.rule import StopPolicy
 from reason_rl.stopping.rules.probe_exit import ProbeExit
 from reason_rl.stopping.setting import Setting
@@ -37,7 +36,7 @@ def probe_overhead(
         RecipeError: for a probe of another model.
         RunError: when the two sides write different tokens.
     """
-    probe, card = load_probe(folder, setting.fingerprint())
+    probe, card = setting.open_probe(folder)
     prompts = setting.prompts(setting.eval_problems())
     requests = [
         SamplingRequest(prompts[i % len(prompts)], setting.sampling.max_tokens, sampling_seed(setting.sampling.seed, i))

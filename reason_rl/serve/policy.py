@@ -42,10 +42,17 @@ def open_exits(folder: Path, made_with: Fingerprint) -> Exits:
     """Read a probe, and the certificate when there is one.
 
     Raises:
-        RecipeError: when either cannot be read, or the probe belongs to another model or tokenizer.
+        RecipeError: when either cannot be read, the probe belongs to another model or tokenizer, or the certificate to
+            another end of thinking.
     """
     probe, card = load_probe(folder, made_with)
     certificate = load_certificate(folder) if (folder / CERTIFICATE_FILE).exists() else None
+    if certificate is not None and certificate.conditions.end_think != card.end_think:
+        ends = [end or "null" for end in (certificate.conditions.end_think, card.end_think)]
+        raise RecipeError(
+            f"{folder}: the threshold was certified with model.end_think_token {ends[0]}, the probe fitted with {ends[1]}; "
+            "calibrate again"
+        )
     return Exits(probe, card, certificate)
 
 
@@ -150,6 +157,7 @@ class Policies:
             probe=exits.probe.digest(),
             cues=exits.card.cues.describe(),
             elicitor=asdict(exits.card.elicitor),
+            end_think=exits.card.end_think,
             prompt=held.prompt if asked_as(held.prompt, asked.messages) else {},
             sampling={name: sampling.get(name) for name in held.sampling},
             engine="hf",

@@ -116,10 +116,12 @@ def make_server(options: ServeOptions) -> tuple[Server, Service]:
     spec: Any = ModelSection(path=options.model, dtype=options.dtype)  # type: ignore[arg-type]
     tokenizer = load_tokenizer(spec)
     model = load_model(spec, folder=options.adapter)
-    thinks = END_THINK in tokenizer.get_vocab()
-    tokens = think_tokens(model, tokenizer, END_THINK) if thinks else whole_completion(model, tokenizer)
     # The fingerprint is of the weights, wherever they are.
     exits = None if options.probe is None else open_exits(options.probe, fingerprint(model, tokenizer))
+    # Exits are certified for thinking as the probe was fitted to it.
+    end = exits.card.end_think if exits else END_THINK if END_THINK in tokenizer.get_vocab() else None
+    thinks = end is not None
+    tokens = think_tokens(model, tokenizer, end) if thinks else whole_completion(model, tokenizer)
     try:
         model = model.to(options.device).eval()  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:  # torch's, for names and devices that are not there

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from reason_rl.stopping.traces import Target
 
-FORMAT = 2
+FORMAT = 3
 PROBE_FILE, CARD_FILE, CERTIFICATE_FILE = "probe.safetensors", "probe.json", "certificate.json"
 
 
@@ -34,12 +34,16 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class ProbeCard:
-    """What a probe reads and when: the layers, the cues, how answers are elicited, what it predicts, and its figures."""
+    """What a probe reads and when: the layers, the cues, how answers are elicited, what it predicts, and its figures.
+
+    ``end_think``: the end-of-think token that it was fitted with; None = the whole completion counts as thinking.
+    """
 
     fingerprint: Fingerprint
     layers: tuple[int, ...]
     cues: Cues
     elicitor: Elicitor
+    end_think: str | None
     figures: dict[str, Any]
     problems: tuple[str, ...]
     target: Target = "right"
@@ -66,6 +70,7 @@ def save_probe(folder: Path, probe: Probe, card: ProbeCard) -> None:
         "layers": list(card.layers),
         "cues": card.cues.describe(),
         "elicitor": asdict(card.elicitor),
+        "end_think": card.end_think,
         "target": card.target,
         "figures": card.figures,
         "problems": list(card.problems),
@@ -91,6 +96,7 @@ def load_probe(folder: Path, made_with: Fingerprint) -> tuple[Probe, ProbeCard]:
             tuple(record["layers"]),
             Cues(frozenset(tuple(pattern) for pattern in cues["patterns"]), cues["every"]),
             Elicitor(tuple(ask["ids"]), ask["answer_tokens"], tuple(ask["eos"])),
+            record["end_think"],
             record["figures"],
             tuple(record["problems"]),
             record["target"],
@@ -117,7 +123,8 @@ class Conditions:
         cues, elicitor: as plain JSON.
         prompt: template and system message.
         sampling: temperature, top-p, top-k and token cap.
-        grader: how answers are verified.
+        grader: how answers are verified and where they stand.
+        end_think: the token that ends thinking; None = the whole completion counts as thinking.
         engine: which code decodes.
     """
 
@@ -128,6 +135,7 @@ class Conditions:
     prompt: dict[str, Any]
     sampling: dict[str, Any]
     grader: str
+    end_think: str | None
     engine: str = "hf"
 
     def differences(self, other: Conditions) -> list[str]:
@@ -205,5 +213,8 @@ def _read(path: Path) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{path}: not JSON ({error})") from error
     if record.get("format") != FORMAT:
-        raise RecipeError(f"{path}: format {record.get('format')}; this version reads {FORMAT}")
+        raise RecipeError(
+            f"{path}: format {record.get('format')}; this version reads {FORMAT}. Make it again with reason-rl probe fit, "
+            "then probe calibrate"
+        )
     return record

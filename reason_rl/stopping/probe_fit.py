@@ -74,7 +74,8 @@ def fit_from(
         **_figures(fit, traces, plan.target),
     }
     ids = tuple(problem.id for problem in problems)
-    card = ProbeCard(setting.fingerprint(), layers, cues, plan.elicitor, figures, ids, plan.target)
+    end = setting.recipe.model.end_think_token
+    card = ProbeCard(setting.fingerprint(), layers, cues, plan.elicitor, end, figures, ids, plan.target)
     save_probe(folder, fit.probe, card)
     return fit, figures
 

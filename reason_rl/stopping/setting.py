@@ -17,7 +17,7 @@ from reason_rl.problem.sources import load_problems
 from reason_rl.rollout.backend import Backend
 from reason_rl.rollout.engines import make_backend
 from reason_rl.rollout.grading import Grader
-from reason_rl.stopping.artefact import Conditions, Fingerprint, ProbeCard, fingerprint
+from reason_rl.stopping.artefact import Conditions, Fingerprint, ProbeCard, fingerprint, load_probe
 from reason_rl.stopping.generate import StoppingBackend
 from reason_rl.stopping.probe import Probe
 from reason_rl.stopping.rule import Elicitor, StopPolicy
@@ -93,6 +93,21 @@ class Setting:
         """Return the fingerprint of model and tokenizer."""
         return fingerprint(self.backend.model, self.tokenizer)
 
+    def open_probe(self, folder: Path) -> tuple[Probe, ProbeCard]:
+        """Read a probe that was made with this model.
+
+        Raises:
+            RecipeError: for a probe of another model or tokenizer, or one that was fitted with another end of thinking.
+        """
+        probe, card = load_probe(folder, self.fingerprint())
+        end = self.recipe.model.end_think_token
+        if card.end_think != end:
+            raise RecipeError(
+                f"model.end_think_token: {end or 'null'}, and the probe in {folder} was fitted with "
+                f"{card.end_think or 'null'}; set it so, or fit a probe for this one"
+            )
+        return probe, card
+
     def conditions(self, probe: Probe, card: ProbeCard) -> Conditions:
         """Return the conditions that a threshold certified now would hold under."""
         sampling = self.sampling
@@ -104,7 +119,8 @@ class Setting:
             elicitor=asdict(card.elicitor),
             prompt=self.recipe.prompt.model_dump(),
             sampling={name: getattr(sampling, name) for name in names},
-            grader=self.recipe.answer.verify,
+            grader=f"{self.recipe.answer.verify}/{self.recipe.answer.find}",
+            end_think=self.recipe.model.end_think_token,
             engine=self.recipe.rollout.engine,
         )
 

@@ -16,7 +16,7 @@ from reason_rl.evaluate.run import EvalOptions
 from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest, sampling_seed
 from reason_rl.rollout.hf import HFBackend, sampling_mode
 from reason_rl.stopping import compare
-from reason_rl.stopping.artefact import load_certificate, load_probe
+from reason_rl.stopping.artefact import load_certificate
 from reason_rl.stopping.compare import Run, decode_one, play_all, traces_of
 from reason_rl.stopping.contenders import Kit, decoded, played
 from reason_rl.stopping.rules.diff_adapt import DifficultyProbe, difficulties, fit_difficulty
@@ -39,7 +39,7 @@ def make_kit(setting: Setting, folder: Path, word: str, hint: str, learn_from: i
         raise RecipeError(
             "model.end_think_token: is null; most rules compared close thinking, which this model does not do"
         )
-    probe, card = load_probe(folder, setting.fingerprint())
+    probe, card = setting.open_probe(folder)
     certificate = load_certificate(folder)
     kit = Kit(setting, probe, card, certificate, word, hint)
     for text in (word, hint):

@@ -12,6 +12,8 @@ import torch
 
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.records import write_lines
+from reason_rl.problem.record import Problem
+from reason_rl.problem.sources import digest
 from reason_rl.stopping.artefact import Conditions
 from reason_rl.stopping.traces import Trace
 
@@ -20,12 +22,14 @@ FIELDS = tuple(field.name for field in fields(Trace) if field.name != "features"
 
 
 def traces_path(
-    folder: Path, conditions: Conditions, layers: Sequence[int], problems: Sequence[str], seed: int
+    folder: Path, conditions: Conditions, layers: Sequence[int], problems: Sequence[Problem], seed: int
 ) -> Path:
     """Return where traces made in this way are kept: all that they depend on is in the name."""
-    parts = [asdict(conditions), list(layers), list(problems), seed]
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return folder / f"traces-{digest[:12]}.jsonl"
+    # The levels are kept with the traces, and the digest of the problems leaves them out.
+    levels = [problem.level for problem in problems]
+    parts = [asdict(conditions), list(layers), digest(problems), levels, seed]
+    name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return folder / f"traces-{name[:12]}.jsonl"
 
 
 def save_traces(path: Path, traces: Sequence[Trace], scores: Scores) -> None:

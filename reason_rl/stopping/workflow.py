@@ -17,7 +17,6 @@ from reason_rl.stopping.artefact import (
     Certificate,
     ProbeCard,
     load_certificate,
-    load_probe,
     save_certificate,
 )
 from reason_rl.stopping.conformal import certify
@@ -114,7 +113,7 @@ def certify_from(setting: Setting, folder: Path, levels: Levels, say: Say, seed:
     Raises:
         RecipeError: for a probe of another model, problems used before, or too few of them.
     """
-    probe, card = load_probe(folder, setting.fingerprint())
+    probe, card = setting.open_probe(folder)
     problems = setting.eval_problems(levels.difficulty)
     # Its refusals, before anything is sampled.
     certify([float("-inf")] * len(problems), levels.risk, levels.confidence, shift=levels.shift)
@@ -178,7 +177,7 @@ def load_exit(
         RecipeError: for a probe of another model, and, unless allowed, under other conditions or below the certified
             threshold.
     """
-    probe, card = load_probe(folder, setting.fingerprint())
+    probe, card = setting.open_probe(folder)
     certificate = load_certificate(folder)
     lowest, certified = certificate.threshold_for(setting.conditions(probe, card), allow_uncertified=allow_uncertified)
     value = lowest if threshold is None else threshold
@@ -228,7 +227,7 @@ def check(
     Raises:
         RecipeError: for a probe of another model, or problems it was fitted or calibrated on.
     """
-    probe, card = load_probe(folder, setting.fingerprint())
+    probe, card = setting.open_probe(folder)
     certificate = load_certificate(folder)
     problems = setting.eval_problems(difficulty)
     check_disjoint(problems, card.problems, "used to fit the probe")
@@ -261,7 +260,7 @@ def validate(
     Raises:
         RecipeError: for a probe of another model, problems it was fitted on, or too few of them.
     """
-    probe, card = load_probe(folder, setting.fingerprint())
+    probe, card = setting.open_probe(folder)
     problems = setting.eval_problems()
     check_disjoint(problems, card.problems, "used to fit the probe")
     traces, scores = _scored(setting, folder, (probe, card), problems, seed, say)
@@ -307,8 +306,7 @@ def _scored(
     probe, card = made
     every = setting.eval_problems()
     path, of_all = (
-        traces_path(folder, setting.conditions(probe, card), card.layers, [p.id for p in some], seed)
-        for some in (problems, every)
+        traces_path(folder, setting.conditions(probe, card), card.layers, some, seed) for some in (problems, every)
     )
     for kept in (path, of_all):
         if kept.is_file():

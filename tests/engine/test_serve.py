@@ -30,7 +30,7 @@ from reason_rl.rollout.backend import SamplingOptions, SamplingRequest, sampling
 from reason_rl.rollout.endpoint import SEED_BITS
 from reason_rl.serve import commands, run
 from reason_rl.serve.run import ServeOptions, bind, make_server
-from reason_rl.stopping.artefact import CERTIFICATE_FILE, fingerprint, load_certificate, load_probe
+from reason_rl.stopping.artefact import CARD_FILE, CERTIFICATE_FILE, fingerprint, load_certificate, load_probe
 from reason_rl.stopping.batch import Batch
 from reason_rl.stopping.generate import StoppingBackend
 from reason_rl.stopping.rule import Elicitor, StopPolicy
@@ -418,6 +418,20 @@ def test_a_probe_of_another_model_is_refused(probe_folder, make_llama, tiny_toke
     tiny_tokenizer.save_pretrained(tmp_path)
     with pytest.raises(RecipeError, match="made with another model"):
         make_server(ServeOptions(str(tmp_path), probe=probe_folder))
+
+
+def test_thinking_ends_as_the_probe_was_fitted_to_it(probe_folder, tmp_path):
+    for file in probe_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    card = json.loads((tmp_path / CARD_FILE).read_text())
+    (tmp_path / CARD_FILE).write_text(json.dumps({**card, "end_think": None}))
+    with pytest.raises(
+        RecipeError, match=r"certified with model\.end_think_token </think>, the probe fitted with null"
+    ):
+        make_server(ServeOptions("tiny-reasoner", probe=tmp_path))
+    (tmp_path / CERTIFICATE_FILE).unlink()
+    _, service = make_server(ServeOptions("tiny-reasoner", probe=tmp_path))
+    assert (service.thinks, service.policies.thinks, service.tokens.start) == (False, False, None)
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from reason_rl.content import find_content
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.pairing import make_pair
 from reason_rl.evaluate.records import EvalRow, EvalRows, read_rows
@@ -16,6 +18,7 @@ from reason_rl.recipe.load import load_recipe
 from reason_rl.stopping.commands import probe_app, stop_app
 from reason_rl.stopping.named import named_policy
 from reason_rl.stopping.setting import open_setting
+from reason_rl.stopping.store import traces_path
 from reason_rl.stopping.strength import advantage, check_strengths, choose, point
 
 SMALL = ["data.count=400", "eval.data.count=48", "eval.data.split=calibration", "eval.max_tokens=128", "eval.samples=1"]
@@ -176,6 +179,27 @@ def test_probe_eval_writes_rows_that_compare_and_marks_other_conditions(probe, t
 def test_probe_calibrate_refuses_what_would_not_hold(probe, changes, message):
     with pytest.raises(RecipeError, match=message):
         run(probe_app, "calibrate", "tiny/dler", probe, *SMALL, *changes, "--json")
+
+
+def test_certificates_and_kept_traces_are_of_one_grading_one_thinking_and_these_problems(tmp_path):
+    folder = find_content("eval/stopping/tiny-probe/probe.json").parent
+    with open_setting(load_recipe("tiny/dler", SMALL).recipe) as setting:
+        made = setting.open_probe(folder)
+        problems, held = setting.eval_problems(), setting.conditions(*made)
+    paths = {traces_path(tmp_path, held, (4,), problems, 1)}
+    for change, name in (("answer.find=response", "grader"), ("model.end_think_token=null", "end_think")):
+        with open_setting(load_recipe("tiny/dler", [*SMALL, change]).recipe) as setting:
+            other = setting.conditions(*made)
+            assert held.differences(other) == [name]
+            paths.add(traces_path(tmp_path, other, (4,), problems, 1))
+            if name == "end_think":
+                with pytest.raises(
+                    RecipeError, match=r"end_think_token: null, and the probe in .* was fitted with </think>"
+                ):
+                    setting.open_probe(folder)
+    for change in ({"answer": "none"}, {"prompt": "1 + 1"}, {"level": 99}):
+        paths.add(traces_path(tmp_path, held, (4,), [replace(problems[0], **change), *problems[1:]], 1))
+    assert len(paths) == 6
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def saved(make_llama, tiny_tokenizer, tmp_path):
     model = make_llama()
     probe = Probe((torch.randn(1, 32, generator=torch.Generator().manual_seed(0)),), (torch.zeros(1),))
     made_with = fingerprint(model, tiny_tokenizer)
-    save_probe(tmp_path, probe, ProbeCard(made_with, (2,), CUES, ELICITOR, {"auc": 0.9}, ("p1", "p2")))
+    save_probe(tmp_path, probe, ProbeCard(made_with, (2,), CUES, ELICITOR, "</think>", {"auc": 0.9}, ("p1", "p2")))
     return tmp_path, probe, made_with
 
 
@@ -60,7 +60,8 @@ def conditions(made_with=None, **fields):
         "elicitor": {"ids": [6, 7]},
         "prompt": {"template": "{prompt}", "system": None},
         "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 384},
-        "grader": "exact",
+        "grader": "exact/box",
+        "end_think": "</think>",
     }
     return Conditions(**{**values, **fields})
 
@@ -164,6 +165,7 @@ def test_a_saved_probe_comes_back_for_the_same_model_only(saved, make_llama, tin
     assert all(torch.equal(*pair) for pair in zip(loaded.weights, probe.weights, strict=True))
     assert all(torch.equal(*pair) for pair in zip(loaded.biases, probe.biases, strict=True))
     assert (card.layers, card.cues, card.elicitor, card.problems) == ((2,), CUES, ELICITOR, ("p1", "p2"))
+    assert card.end_think == "</think>"
     with pytest.raises(RecipeError, match="made with another model"):
         load_probe(folder, fingerprint(make_llama(seed=1), tiny_tokenizer))
     nudged = make_llama()
@@ -196,7 +198,7 @@ def test_an_adapter_is_another_model(make_llama, tiny_tokenizer):
 def test_files_that_were_changed_are_refused(saved):
     folder, probe, made_with = saved
     other = Probe((probe.weights[0] + 1,), probe.biases)
-    save_probe(folder / "other", other, ProbeCard(made_with, (2,), CUES, ELICITOR, {}, ()))
+    save_probe(folder / "other", other, ProbeCard(made_with, (2,), CUES, ELICITOR, None, {}, ()))
     (folder / PROBE_FILE).write_bytes((folder / "other" / PROBE_FILE).read_bytes())
     with pytest.raises(RecipeError, match="not the one that"):
         load_probe(folder, made_with)
@@ -205,7 +207,7 @@ def test_files_that_were_changed_are_refused(saved):
         load_probe(folder, made_with)
     card = json.loads((folder / CARD_FILE).read_text())
     (folder / CARD_FILE).write_text(json.dumps({**card, "format": 99}))
-    with pytest.raises(RecipeError, match="format 99"):
+    with pytest.raises(RecipeError, match=r"format 99; this version reads \d\. Make it again with reason-rl probe fit"):
         load_probe(folder, made_with)
     with pytest.raises(RecipeError, match="no such file"):
         load_probe(folder / "nowhere", made_with)
@@ -224,7 +226,7 @@ def test_a_certificate_holds_under_its_conditions_alone(tmp_path):
     assert loaded == certificate
     assert json.loads((tmp_path / CERTIFICATE_FILE).read_text())["statement"] == guarantee.statement()
     assert loaded.threshold_for(conditions()) == (0.5, True)
-    cooler = conditions(sampling={**conditions().sampling, "temperature": 0.6}, grader="math")
+    cooler = conditions(sampling={**conditions().sampling, "temperature": 0.6}, grader="math/box")
     with pytest.raises(RecipeError, match="another sampling, grader"):
         loaded.threshold_for(cooler)
     assert loaded.threshold_for(cooler, allow_uncertified=True) == (0.5, False)
