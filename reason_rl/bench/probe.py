@@ -47,7 +47,8 @@ def probe_overhead(
     setting = replace(setting, backend=replace(setting.backend, max_batch_rows=rows))
     engine = setting.recipe.rollout.engine
     plain = setting.backend if engine == "hf" else setting.sampler
-    watched = setting.under(StopPolicy(rule=ProbeExit(probe, card.layers, card.cues, card.elicitor, math.inf)))
+    here = probe.to(setting.backend.model.device)
+    watched = setting.under(StopPolicy(rule=ProbeExit(here, card.layers, card.cues, card.elicitor, math.inf)))
     seconds: dict[str, list[float]] = {"plain": [], "probe": []}
     written = {}
     for number in range(repeats + 1):

@@ -185,7 +185,9 @@ def load_exit(
         if not allow_uncertified:
             raise RecipeError(f"threshold {value:g} is below the certified {lowest:g}: nothing is guaranteed there")
         certified = False
-    rule = ProbeExit(probe, card.layers, card.cues, card.elicitor, value)
+    # States are scored where the model computes them.
+    here = probe.to(setting.backend.model.device)
+    rule = ProbeExit(here, card.layers, card.cues, card.elicitor, value)
     used = (*card.problems, *certificate.problems)
     warnings = not_exchangeable(setting.eval_problems(), certificate.population, used) if certified else []
     return CertifiedExit(StopPolicy(rule=rule), value, certified and not warnings, tuple(warnings))

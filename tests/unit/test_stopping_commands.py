@@ -9,17 +9,22 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from reason_rl.bench.probe import probe_overhead
 from reason_rl.content import find_content
-from reason_rl.errors import RecipeError
+from reason_rl.errors import RecipeError, RunError
 from reason_rl.evaluate.pairing import make_pair
 from reason_rl.evaluate.records import EvalRow, EvalRows, read_rows
 from reason_rl.evaluate.run import make_header
 from reason_rl.recipe.load import load_recipe
+from reason_rl.stopping.artefact import Certificate, save_certificate
 from reason_rl.stopping.commands import probe_app, stop_app
+from reason_rl.stopping.conformal import certify
 from reason_rl.stopping.named import named_policy
-from reason_rl.stopping.setting import open_setting
+from reason_rl.stopping.reuse import population
+from reason_rl.stopping.setting import Setting, open_setting
 from reason_rl.stopping.store import traces_path
 from reason_rl.stopping.strength import advantage, check_strengths, choose, point
+from reason_rl.stopping.workflow import load_exit
 
 SMALL = ["data.count=400", "eval.data.count=48", "eval.data.split=calibration", "eval.max_tokens=128", "eval.samples=1"]
 
@@ -200,6 +205,28 @@ def test_certificates_and_kept_traces_are_of_one_grading_one_thinking_and_these_
     for change in ({"answer": "none"}, {"prompt": "1 + 1"}, {"level": 99}):
         paths.add(traces_path(tmp_path, held, (4,), [replace(problems[0], **change), *problems[1:]], 1))
     assert len(paths) == 6
+
+
+def test_a_probe_scores_where_its_model_is(tmp_path, monkeypatch):
+    shipped = find_content("eval/stopping/tiny-probe/probe.json").parent
+    for name in ("probe.json", "probe.safetensors"):
+        (tmp_path / name).write_bytes((shipped / name).read_bytes())
+    with open_setting(load_recipe("tiny/dler", SMALL).recipe) as setting:
+        held = setting.conditions(*setting.open_probe(tmp_path))
+        guarantee = certify([float("-inf")] * 48, 0.1, 0.9)
+        figures = {"bad_scores": []}
+        save_certificate(tmp_path, Certificate(guarantee, held, (), figures, population(setting.eval_problems())))
+        # Stands in for an accelerator: nothing can be computed there, but things can be put there.
+        monkeypatch.setattr(Setting, "fingerprint", lambda self: held.fingerprint)
+        setting.backend.model.to("meta")
+        assert load_exit(setting, tmp_path).policy.rule.probe.weights[0].device.type == "meta"
+
+        def under(self, policy):
+            raise RunError(f"on {policy.rule.probe.weights[0].device}")
+
+        monkeypatch.setattr(Setting, "under", under)
+        with pytest.raises(RunError, match="on meta"):
+            probe_overhead(setting, tmp_path, 2, 1, print)
 
 
 @pytest.mark.parametrize(
