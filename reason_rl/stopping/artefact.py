@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reason_rl.errors import RecipeError
-from reason_rl.stopping.conformal import Guarantee, threshold_at
+from reason_rl.stopping.conformal import Guarantee, check_levels, threshold_at
 from reason_rl.stopping.cues import Cues
 from reason_rl.stopping.probe import Probe, from_tensors, tensor_digest
 from reason_rl.stopping.reuse import Population
@@ -159,7 +159,11 @@ class Certificate:
         """Return the threshold that the same calibration problems certify at another level; infinity when too few.
 
         Each level holds by itself; choose one before looking at what it does.
+
+        Raises:
+            RecipeError: for a risk that is none.
         """
+        check_levels(risk, self.guarantee.confidence)
         numbers = list(self.figures["bad_scores"])
         numbers += [float("-inf")] * (self.guarantee.problems - len(numbers))
         return threshold_at(numbers, risk / self.guarantee.shift, self.guarantee.confidence)

@@ -81,7 +81,7 @@ def allowed_bad(problems: int, risk: float, confidence: float | None) -> int:
     >>> allowed_bad(44, 0.05, 0.9), allowed_bad(45, 0.05, 0.9)
     (-1, 0)
     """
-    _check_levels(risk, confidence)
+    check_levels(risk, confidence)
     if confidence is None:
         # Sums like 0.1 * 10 - 1 must not fall just short of a whole number.
         return max(-1, math.floor(risk * (problems + 1) - 1 + 1e-9))
@@ -100,7 +100,7 @@ def problems_needed(risk: float, confidence: float | None) -> int:
     >>> [problems_needed(0.05, confidence) for confidence in (None, 0.9, 0.95)]
     [19, 45, 59]
     """
-    _check_levels(risk, confidence)
+    check_levels(risk, confidence)
     guess = 1 / risk - 1 if confidence is None else math.log(1 - confidence) / math.log1p(-risk)
     needed = max(1, math.ceil(guess - 1e-9))
     return needed if allowed_bad(needed, risk, confidence) >= 0 else needed + 1
@@ -198,7 +198,8 @@ def certify(
         shift: at least 1; 1 = new problems come like the calibration problems.
 
     Raises:
-        RecipeError: for a shift below 1, or fewer calibration problems than any exit needs, naming the number.
+        RecipeError: for levels that are none, a shift below 1, or fewer calibration problems than any exit needs, naming
+            the number.
 
     >>> certify([0.8] * 3 + [-math.inf] * 197, 0.05, 0.9).threshold
     0.5
@@ -207,6 +208,7 @@ def certify(
         raise ValueError(f"loss {loss!r} is not harm or disagreement")
     if np.isnan(np.asarray(bad_scores, dtype=float)).any():
         raise ValueError("the number of a trace is nan; scores that are not numbers count as 0 before")
+    check_levels(risk, confidence)
     if shift < 1:
         raise RecipeError(f"shift {shift:g} is below 1")
     aimed = risk / shift
@@ -221,7 +223,8 @@ def certify(
     return Guarantee(value, risk, confidence, len(bad_scores), allowed, loss, shift)
 
 
-def _check_levels(risk: float, confidence: float | None) -> None:
+def check_levels(risk: float, confidence: float | None) -> None:
+    """Raise RecipeError for a risk or confidence that is none."""
     if not 0 < risk < 1:
         raise RecipeError(f"risk {risk} is not between 0 and 1")
     if confidence is not None and not 0 < confidence < 1:

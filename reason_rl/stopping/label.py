@@ -19,7 +19,7 @@ from reason_rl.errors import RecipeError
 from reason_rl.rollout.cache import chunked_cache
 from reason_rl.stopping.cues import Cues
 from reason_rl.stopping.rule import Ask, Trial
-from reason_rl.stopping.states import tapped
+from reason_rl.stopping.states import check_layers, tapped
 from reason_rl.stopping.thinking import ThinkTokens
 
 MASK_NUMBERS = 2**24  # of the largest attention mask; more traces at a time gain nothing
@@ -80,6 +80,18 @@ def cue_places(prompt: Sequence[int], completion: Sequence[int], tokens: ThinkTo
     return tuple(written for written, count in places if cues.at(completion[:written], count))
 
 
+def check_tries(model: PreTrainedModel, layers: Sequence[int]) -> None:
+    """Raise RecipeError for a model that exits cannot be tried with; to be asked before its traces are sampled.
+
+    Raises:
+        RecipeError: for an attention implementation that takes no masks of its own, or a layer that is not there.
+    """
+    kind = getattr(model.config, "_attn_implementation", None)
+    if kind not in MASKED_ATTENTION:
+        raise RecipeError(f"model.attn_implementation {kind}: trying exits needs {' or '.join(MASKED_ATTENTION)}")
+    check_layers(model, layers)
+
+
 def try_exits(
     model: PreTrainedModel,
     texts: Sequence[Text],
@@ -102,12 +114,10 @@ def try_exits(
         on_progress: called with (traces done, traces).
 
     Raises:
-        RecipeError: for an attention implementation that takes no masks of its own.
+        RecipeError: see :func:`check_tries`.
         ValueError: for an empty suffix.
     """
-    kind = getattr(model.config, "_attn_implementation", None)
-    if kind not in MASKED_ATTENTION:
-        raise RecipeError(f"model.attn_implementation {kind}: trying exits needs {' or '.join(MASKED_ATTENTION)}")
+    check_tries(model, layers)
     if not ask.suffix:
         raise ValueError("an exit needs at least one suffix token")
     order = sorted(range(len(texts)), key=lambda i: len(texts[i].prompt) + len(texts[i].completion))

@@ -84,7 +84,7 @@ def check_page(result: Mapping[str, Any]) -> Page:
     rows = tuple(
         (
             f"{row['risk']:g}",
-            f"{row['threshold']:.4f}",
+            "no exits" if row["threshold"] is None else f"{row['threshold']:.4f}",
             *(
                 f"{percent(row[n]['share'])} [{percent(row[n]['low'])}, {percent(row[n]['high'])}]"
                 for n in ("bad", "help")

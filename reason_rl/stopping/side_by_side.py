@@ -19,6 +19,7 @@ from reason_rl.stopping import compare
 from reason_rl.stopping.artefact import load_certificate
 from reason_rl.stopping.compare import Run, decode_one, play_all, traces_of
 from reason_rl.stopping.contenders import Kit, decoded, played
+from reason_rl.stopping.label import check_tries
 from reason_rl.stopping.rules.diff_adapt import DifficultyProbe, difficulties, fit_difficulty
 from reason_rl.stopping.setting import Setting
 from reason_rl.stopping.states import last_layer, tapped
@@ -33,13 +34,15 @@ def make_kit(setting: Setting, folder: Path, word: str, hint: str, learn_from: i
     """Return what the contenders are made from; ``learn_from`` training problems teach difficulty and direction.
 
     Raises:
-        RecipeError: for a probe of another model, without training problems, or a word that the tokenizer cannot write.
+        RecipeError: for a probe of another model, one that exits cannot be tried with, without training problems, or a word
+            that the tokenizer cannot write.
     """
     if setting.recipe.model.end_think_token is None:
         raise RecipeError(
             "model.end_think_token: is null; most rules compared close thinking, which this model does not do"
         )
     probe, card = setting.open_probe(folder)
+    check_tries(setting.backend.model, card.layers)
     certificate = load_certificate(folder)
     kit = Kit(setting, probe, card, certificate, word, hint)
     for text in (word, hint):

@@ -45,8 +45,8 @@ def tapped(model: PreTrainedModel, layers: Sequence[int], *, every_position: boo
     Raises:
         RecipeError: for a layer that the model does not have.
     """
+    check_layers(model, layers)
     total = last_layer(model)
-    _check_layers(layers, total)
     tap = Tap(layers, every_position=every_position)
     with contextlib.ExitStack() as stack:
         for layer in tap.layers:
@@ -72,14 +72,16 @@ def block_of(model: PreTrainedModel, layer: int) -> nn.Module:
     Raises:
         RecipeError: for a layer that the model does not have.
     """
-    _check_layers([layer], last_layer(model))
+    check_layers(model, [layer])
     decoder: Any = decoder_of(model)
     block = decoder.layers[layer - 1]
     assert isinstance(block, nn.Module)
     return block
 
 
-def _check_layers(layers: Sequence[int], total: int) -> None:
+def check_layers(model: PreTrainedModel, layers: Sequence[int]) -> None:
+    """Raise RecipeError for a layer that the model does not have."""
+    total = last_layer(model)
     wrong = [layer for layer in layers if not 1 <= layer <= total]
     if wrong:
         raise RecipeError(f"layers {wrong}: the model has layers 1 to {total}")

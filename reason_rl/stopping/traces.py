@@ -16,7 +16,7 @@ from reason_rl.rollout.grading import Grader
 from reason_rl.rollout.hf import HFBackend, sampling_mode
 from reason_rl.stopping.cues import Cues
 from reason_rl.stopping.generate import Stopped, StoppingBackend
-from reason_rl.stopping.label import Exits, Text, cue_places, try_exits
+from reason_rl.stopping.label import Exits, Text, check_tries, cue_places, try_exits
 from reason_rl.stopping.rule import GO, Action, Elicitor, Look
 
 Target = Literal["right", "safe", "same"]
@@ -130,7 +130,11 @@ def collect(
         on_tried: called with (traces whose exits were tried, traces).
         sampler: another engine with the same weights that writes the traces; their exits are tried with the backend's model.
         on_samples: shown the traces as they were written.
+
+    Raises:
+        RecipeError: for a model that exits cannot be tried with, before anything is sampled.
     """
+    check_tries(backend.model, recorder.layers)
     requests = [
         SamplingRequest(tuple(prompt), max_tokens, sampling_seed(seed, problem.id, 0))
         for problem, prompt in zip(problems, prompts, strict=True)

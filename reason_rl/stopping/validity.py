@@ -34,6 +34,25 @@ class Validity:
     mean_saved: float
 
 
+def calibration_size(traces: int, risk: float, confidence: float | None, asked: int | None = None) -> int:
+    """Return how many of the traces to calibrate on; half of them when not asked otherwise.
+
+    Raises:
+        RecipeError: when there are too few traces to certify anything, or to judge it.
+
+    >>> calibration_size(91, 0.05, 0.9)
+    45
+    """
+    size = traces // 2 if asked is None else asked
+    needed = problems_needed(risk, confidence)
+    if not needed <= size < traces:
+        raise RecipeError(
+            f"validity: {size} of {traces} traces to calibrate on; {needed} and some to judge by are needed at risk "
+            f"{risk:g}; give more problems (eval.data), or larger levels alone (--risk)"
+        )
+    return size
+
+
 def over_splits(
     traces: Sequence[Trace],
     scores: Sequence[Sequence[float]],
@@ -64,12 +83,7 @@ def over_splits(
     Raises:
         RecipeError: when there are too few traces to certify anything, or to judge it.
     """
-    size = len(traces) // 2 if calibration is None else calibration
-    needed = problems_needed(risk, confidence)
-    if not needed <= size < len(traces):
-        raise RecipeError(
-            f"validity: {size} of {len(traces)} traces to calibrate on; {needed} and some to judge by are needed"
-        )
+    size = calibration_size(len(traces), risk, confidence, calibration)
     numbers, table = np.array(bad_scores(traces, scores, loss)), offers(traces, scores, loss)
     rng = np.random.default_rng(seed)
     risks, exits, saved = [], [], []

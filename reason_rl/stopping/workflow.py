@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -40,7 +41,7 @@ from reason_rl.stopping.store import Scores, load_traces, save_traces, traces_pa
 from reason_rl.stopping.strength import advantage, choose, point, sweep
 from reason_rl.stopping.temperature import StopOptions, TemperatureStop
 from reason_rl.stopping.traces import Recorder, Trace, collect
-from reason_rl.stopping.validity import over_splits
+from reason_rl.stopping.validity import calibration_size, over_splits
 
 Say = Callable[[str], None]
 MIN_THRESHOLD = 0.5  # our choice
@@ -117,6 +118,8 @@ def certify_from(setting: Setting, folder: Path, levels: Levels, say: Say, seed:
     problems = setting.eval_problems(levels.difficulty)
     # Its refusals, before anything is sampled.
     certify([float("-inf")] * len(problems), levels.risk, levels.confidence, shift=levels.shift)
+    rule = ProbeExit(probe, card.layers, card.cues, card.elicitor, math.inf)
+    setting.under(StopPolicy(rule=rule))
     check_disjoint(problems, card.problems, "used to fit the probe")
     if setting.recipe.data is not None:
         trained = [problem.id for problem in setting.problems(setting.recipe.data)]
@@ -146,7 +149,6 @@ def certify_from(setting: Setting, folder: Path, levels: Levels, say: Say, seed:
     if setting.recipe.rollout.engine == "vllm":
         from reason_rl.stopping.drift import check_drift
 
-        rule = ProbeExit(probe, card.layers, card.cues, card.elicitor, guarantee.threshold)
         figures["engine_drift"] = check_drift(setting, rule, setting.prompts(problems))
     ids = tuple(problem.id for problem in problems)
     certificate = Certificate(guarantee, setting.conditions(probe, card), ids, figures, population(problems))
@@ -227,10 +229,11 @@ def check(
         seed: of the traces.
 
     Raises:
-        RecipeError: for a probe of another model, or problems it was fitted or calibrated on.
+        RecipeError: for a probe of another model, problems it was fitted or calibrated on, or a level that is none.
     """
     probe, card = setting.open_probe(folder)
     certificate = load_certificate(folder)
+    thresholds = [max(certificate.threshold_at(risk), MIN_THRESHOLD) for risk in risks]
     problems = setting.eval_problems(difficulty)
     check_disjoint(problems, card.problems, "used to fit the probe")
     check_disjoint(problems, certificate.problems, "used to calibrate it")
@@ -238,9 +241,10 @@ def check(
     guarantee = certificate.guarantee
     table = offers(traces, scores, guarantee.loss)
     rows = []
-    for risk in risks:
-        threshold = max(certificate.threshold_at(risk), MIN_THRESHOLD)
-        rows.append({"risk": risk, "threshold": threshold, **replay_offers(table, threshold).figures()})
+    for risk, threshold in zip(risks, thresholds, strict=True):
+        # Infinity, where the calibration problems are too few for any exit, is no JSON.
+        given = threshold if math.isfinite(threshold) else None
+        rows.append({"risk": risk, "threshold": given, **replay_offers(table, threshold).figures()})
     return {
         "traces": len(traces),
         "levels": sorted({trace.level for trace in traces if trace.level is not None}),
@@ -264,6 +268,8 @@ def validate(
     """
     probe, card = setting.open_probe(folder)
     problems = setting.eval_problems()
+    for risk in risks:
+        calibration_size(len(problems), risk, confidence)
     check_disjoint(problems, card.problems, "used to fit the probe")
     traces, scores = _scored(setting, folder, (probe, card), problems, seed, say)
     rows = []

@@ -16,9 +16,12 @@ from reason_rl.evaluate.pairing import make_pair
 from reason_rl.evaluate.records import EvalRow, EvalRows, read_rows
 from reason_rl.evaluate.run import make_header
 from reason_rl.recipe.load import load_recipe
+from reason_rl.rollout.hf import HFBackend
+from reason_rl.stopping import setting as setting_module
 from reason_rl.stopping.artefact import Certificate, save_certificate
 from reason_rl.stopping.commands import probe_app, stop_app
 from reason_rl.stopping.conformal import certify
+from reason_rl.stopping.generate import StoppingBackend
 from reason_rl.stopping.named import named_policy
 from reason_rl.stopping.reuse import population
 from reason_rl.stopping.setting import Setting, open_setting
@@ -265,6 +268,48 @@ def test_a_model_that_does_not_think_exits_with_an_answer_and_nothing_to_close(t
                 named_policy(stop, setting)
     with pytest.raises(RecipeError, match="most rules compared close thinking"):
         run(probe_app, "compare", "tiny/dler", tmp_path, *plain, "--out", tmp_path / "c.json")
+
+
+@pytest.fixture(scope="module")
+def certified(probe):
+    run(probe_app, "calibrate", "tiny/dler", probe, *SMALL, "--risk", "0.1", "--json")
+    return probe
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["fit", "--layer", "9", "--every", "12"], "the model has layers 1 to 4"),
+        (["fit", "model.attn_implementation=flash_attention_2", "--every", "12"], "needs sdpa or eager"),
+        (["calibrate", "--risk", "0.1", "--seed", "9"], "a graph shows no layers"),
+        (["calibrate", "--risk", "1.5", "--shift", "4", "--seed", "9"], "risk 1.5 is not between 0 and 1"),
+        (["validity", "--seed", "9"], "24 of 48 traces to calibrate on; 230 .* at risk 0.01; .*--risk"),
+        (["check", "eval.data.split=test", "--risk", "1.5"], "risk 1.5 is not between 0 and 1"),
+        (["compare", "--out", "c.json"], "needs sdpa or eager"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_sampled(certified, tmp_path, monkeypatch, command, message):
+    load = setting_module.load_model
+
+    def loaded(section, **options):
+        # Flash attention itself is not installed everywhere.
+        kind, section = section.attn_implementation, section.model_copy(update={"attn_implementation": "sdpa"})
+        model = load(section, **options)
+        model.config._attn_implementation = "flash_attention_2" if command[0] == "compare" else kind
+        return model
+
+    def refused(self, policy):
+        raise RecipeError("a graph shows no layers")
+
+    monkeypatch.setattr(setting_module, "load_model", loaded)
+    monkeypatch.setattr(Setting, "under", refused)
+    for backend in (HFBackend, StoppingBackend):
+        monkeypatch.setattr(backend, "generate", lambda *_, **__: pytest.fail("sampled"))
+    monkeypatch.chdir(tmp_path)
+    name, *options = command
+    given = ["--out", tmp_path] if name == "fit" else [certified]
+    with pytest.raises(RecipeError, match=message):
+        run(probe_app, name, "tiny/dler", *given, *SMALL, *options)
 
 
 @pytest.mark.parametrize("module", ["reason_rl.stopping.commands", "reason_rl.stopping.conformal"])

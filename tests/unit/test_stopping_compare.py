@@ -120,6 +120,10 @@ def test_check_tells_what_happens_under_other_conditions(probe):
     assert hard["levels"] == [6]
     assert 0 < hard["traces"] < 20
     assert hard["other_problems"] == ["levels 6; calibrated on levels 1, 2, 3, 4, 5, 6"]
+    few = invoke(probe_app, "check", "tiny/dler", probe, *SMALL, "--risk", "0.001", "--json")
+    assert [(row["threshold"], row["exits"]["share"]) for row in few["risks"]] == [(None, 0.0)]
+    assert "no exits" in (probe / "check.html").read_text()
+    invoke(probe_app, "check", "tiny/dler", probe, *SMALL, "--level", "6", "--risk", "0.2", "--json")
     page = (probe / "check.html").read_text()
     assert "nothing is promised for them: levels 6" in page
     assert page.count("<svg") == 1
