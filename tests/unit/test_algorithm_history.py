@@ -63,6 +63,14 @@ def test_hapo_prefers_short_and_any_right_answer_to_any_wrong_one(h, lengths, sh
     assert wrong.max() <= 0
 
 
+@given(st.integers(10, 200), st.lists(st.integers(1, 500), min_size=2, max_size=8), st.integers(2, 9))
+def test_hapo_sees_the_ratio_of_lengths_alone(h, lengths, factor):
+    for shape in ("cosine", "linear"):
+        verdicts = [float(i % 2) for i in range(len(lengths))]
+        one, other = history(verdicts, lengths, h), history(verdicts, [factor * n for n in lengths], factor * h)
+        torch.testing.assert_close(own_history(shape=shape)(other), own_history(shape=shape)(one), atol=1e-5, rtol=1e-5)
+
+
 def test_hapo_refuses_unknown_names():
     with pytest.raises(RecipeError, match="unknown mode 'max'"):
         reward("hapo", mode="max")

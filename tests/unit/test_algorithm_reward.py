@@ -28,6 +28,16 @@ def test_cosine_gives_the_published_values(tokens, right, wrong):
     torch.testing.assert_close(values, torch.tensor([right, wrong]), atol=2e-6, rtol=0)
 
 
+def test_cosine_falls_for_right_answers_and_rises_for_wrong_ones_all_the_way():
+    lengths = list(range(4096))
+    right, wrong = (cosine(4096, **PUBLISHED)(example_batch([verdict] * 4096, lengths)) for verdict in (1, 0))
+    assert (right.diff() <= 0).all()
+    assert (wrong.diff() >= 0).all()
+    assert (right[0], wrong[0]) == (2, -10)
+    assert (right[-1], wrong[-1]) == (pytest.approx(1, abs=1e-6), pytest.approx(0, abs=1e-5))
+    assert right.min() > wrong.max()
+
+
 def test_a_wrong_answer_gains_nothing_by_being_cut():
     values = cosine(4096, **PUBLISHED)(example_batch([0, 0], [4000, 4000], cut=[False, True]))
     assert values[0] > -0.1

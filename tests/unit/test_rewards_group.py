@@ -27,6 +27,7 @@ REWARDS = {
     "shorter": distance_to_shortest(2.0, 0.001),
     "dast": difficulty_budget(4096),
     "lead": lead(0.05, 40),
+    "lead_ungated": lead(0.05, 0),
     "self_rewarded": shortest_right_share(0.5, dynamic=True),
     "dr_saf": adaptive_bonus(0.05, 0.95, 0.3),
 }
@@ -150,7 +151,7 @@ def test_among_right_answers_shorter_is_never_worse(name, group):
     assert (got.diff() <= 1e-6).all()
 
 
-@pytest.mark.parametrize("name", ["kimi", "efficient", "self_rewarded"])
+@pytest.mark.parametrize("name", ["kimi", "efficient", "self_rewarded", "lead_ungated"])
 @given(group=groups(), factor=st.integers(2, 9))
 def test_only_the_ratio_of_lengths_counts(name, group, factor):
     right, lengths = group

@@ -111,6 +111,17 @@ def test_the_order_of_a_group_does_not_matter(rows, order):
         torch.testing.assert_close(shuffled, straight[list(order)])
 
 
+@given(rows=st.lists(st.tuples(st.booleans(), st.integers(1, 400)), min_size=6, max_size=6), factor=st.integers(2, 9))
+def test_the_unit_of_length_does_not_matter(rows, factor):
+    rewards = torch.tensor([float(right) for right, _ in rows])
+    lengths = torch.tensor([float(tokens) for _, tokens in rows])
+    for rule in (
+        AdvantageRule(baseline="halves", scale="none", long_half_weight=0.9),
+        AdvantageRule(select="shortest", select_rows=3, scale="group_std_population"),
+    ):
+        assert torch.equal(rule(rewards, factor * lengths, rewards, 6), rule(rewards, lengths, rewards, 6))
+
+
 def test_canon_weighs_down_the_sure_half_when_split_by_surprise():
     got = halves(torch.ones(4), torch.tensor([0.9, 0.1, 0.5, 0.3]), 4, 0.9, 1.0, "low")
     assert got.tolist() == pytest.approx([0.1, -0.1, 0.1, -0.1])
