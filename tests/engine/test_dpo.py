@@ -98,6 +98,10 @@ def test_the_loss_is_that_of_the_paper_on_the_tokens_as_they_are(make_llama, tin
     )
     found = losses(policy, reference, dataset, tiny_tokenizer, tmp_path / "out", 0.05)
     assert found == pytest.approx(-math.log(1 / (1 + math.exp(-0.05 * margin))), abs=1e-5)
+    # The worked example: a margin of 5 at beta 0.05 and 0.1.
+    for beta, expected in ((0.05, 0.5759), (0.1, 0.4741)):
+        found = losses(policy, reference, dataset, tiny_tokenizer, tmp_path / "out", beta * 5 / margin)
+        assert found == pytest.approx(expected, abs=5e-5)
     same = losses(make_llama(1), make_llama(1), dataset, tiny_tokenizer, tmp_path / "out", 0.05)
     assert same == pytest.approx(math.log(2), abs=1e-6)
 

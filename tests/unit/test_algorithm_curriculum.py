@@ -193,6 +193,23 @@ def test_each_process_has_whole_problems_and_as_many_groups():
     assert not halves[0] & halves[1]
 
 
+def flat_share(temperature):
+    """Return the share of groups of four without signal, of 8 problems at a time of 33 that span all success rates."""
+    rates = range(2, 99, 3)
+    names = [f"p{rate}" for rate in rates]
+    store = counted(**dict(zip(names, rates, strict=True)))
+    drawn = [i for seed in range(100) for i in Cures(temperature, 1.0, 4).draw(store, names, 8, seed)]
+    success = torch.tensor([rates[i] / 100 for i in drawn])
+    right = torch.rand((len(drawn), 4), generator=torch.Generator().manual_seed(0)) < success[:, None]
+    return 1 - keep_groups(right.float().flatten(), 4, "non_zero_std").float().mean().item()
+
+
+def test_cures_draws_fewer_groups_without_signal_than_uniform_draws():
+    # Of rates spread evenly, p^4 + (1 - p)^4 is 0.4 on average.
+    assert flat_share(1e6) == pytest.approx(0.4, abs=0.05)
+    assert flat_share(0.1) < 0.8 * flat_share(1e6)
+
+
 @pytest.mark.parametrize(("problems", "groups", "parts"), [(9, 8, 1), (3, 8, 2), (4, 9, 3)])
 def test_groups_that_cannot_be_shared_out_are_refused(problems, groups, parts):
     store, policy = counted(**dict.fromkeys("abcdefghi", 50)), Cures(1.0, 1.0, 4, problems=problems)

@@ -42,7 +42,9 @@ def test_its_parts_are_those_of_the_score_of_siri():
     ratios = [1 - aes(*a, *b, alpha=1, beta=0, gamma=0) for a, b in zip(start, short, strict=True)]
     gain, ratio = np.mean(gains), np.mean(ratios)
     assert (gain, ratio, gain / ratio) == pytest.approx((0.270202, 0.567327, 0.476272), abs=5e-7)
-    assert np.mean(np.divide(gains, ratios)) == pytest.approx(0.485085, abs=5e-7)
+    # What is printed, 0.47, is neither the mean of the quotients nor that of AIME24 alone.
+    quotients = np.divide(gains, ratios)
+    assert (quotients.mean(), quotients[0]) == pytest.approx((0.485085, 0.752228), abs=5e-7)
 
 
 @given(ACCURACIES, TOKENS)

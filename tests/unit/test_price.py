@@ -119,6 +119,26 @@ def test_the_guard_lowers_the_price_of_the_level_that_loses_and_restores_it():
     assert price(store, "short") == pytest.approx(0.6)
 
 
+def test_the_guard_takes_a_tenth_and_gives_back_two_hundredths():
+    policy = GuardedPrices(PRICES, warmup_generations=2, smoothing=0.0)
+    store, shares = start_store([policy]), []
+    for right in (4, 4, 2, 4):
+        store = after(store, {"short": right}, policy)
+        shares.append(store.states["prices"]["share"]["short"])
+    assert shares == pytest.approx([1.0, 1.0, 0.9, 0.918])
+
+
+def test_the_guard_compares_a_running_accuracy_and_bears_five_points():
+    policy = GuardedPrices(PRICES, warmup_generations=2)
+    store, seen = start_store([policy]), []
+    for right in (4, 4, 3, 2, 4):
+        store = after(store, {"short": right}, policy)
+        state = store.states["prices"]
+        seen.append((state["accuracy"]["short"], state["share"]["short"]))
+    assert [accuracy for accuracy, _ in seen] == pytest.approx([1.0, 1.0, 0.975, 0.9275, 0.93475])
+    assert [share for _, share in seen] == pytest.approx([1.0, 1.0, 1.0, 0.9, 0.81])
+
+
 def test_a_level_without_a_price_is_unknown_and_the_state_is_plain_json():
     store = after(start_store([GENTLE]), {"short": 3, "other": 1})
     assert GENTLE.known(store, ["p1@other"])["price"].isnan().all()
