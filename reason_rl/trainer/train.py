@@ -24,7 +24,7 @@ from reason_rl.models import (
     load_tokenizer,
     refuse_adapter,
 )
-from reason_rl.problem.prompt import check_context, longest_variant, render_prompts, to_dataset
+from reason_rl.problem.prompt import check_context, longest_variant, render_prompts, to_dataset, variants_of
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
 from reason_rl.recipe.checks import TRL_DEFAULTS, needs_all_rows, rows_per_generation, updates_per_generation
@@ -130,6 +130,7 @@ def training_inputs(recipe: Recipe) -> Inputs:
     tokenizer = load_tokenizer(recipe.model)
     think_id = end_think_id(tokenizer, recipe.model.end_think_token)
     problems = training_problems(recipe)
+    check_enough(recipe, problems)
     method = composition(recipe, recipe.reward_file())
     if method.curriculum is not None:
         group, processes = {**TRL_DEFAULTS, **recipe.trainer}["num_generations"], int(os.environ.get("WORLD_SIZE", "1"))
@@ -148,6 +149,22 @@ def training_inputs(recipe: Recipe) -> Inputs:
             f"{longest} tokens; set it to at least that"
         )
     return Inputs(tokenizer, think_id, problems, method, longest)
+
+
+def check_enough(recipe: Recipe, problems: Sequence[Problem]) -> None:
+    """Raise RecipeError when one rollout batch takes more prompts than there are: no step would be made.
+
+    A curriculum draws by itself, but it takes its turns from the same batches of all prompts.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    rows = recipe.trainer.get("generation_batch_size") or rows_per_generation(recipe.trainer) * processes
+    taken = rows // {**TRL_DEFAULTS, **recipe.trainer}["num_generations"]
+    prompts = sum(len(variants_of(problem, recipe.prompt)) for problem in problems)
+    if prompts < taken:
+        raise RecipeError(
+            f"data: {prompts} prompts, but a rollout batch takes {taken}; take more problems or lower "
+            "trainer.steps_per_generation"
+        )
 
 
 def _build(

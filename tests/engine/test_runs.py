@@ -235,6 +235,10 @@ def test_a_full_disk_leaves_the_checkpoint_before_intact(tmp_path):
     ("changes", "message"),
     [
         (["data={use: jsonl, path: rows.jsonl}"], "rows.jsonl:2: no field answer"),
+        (
+            ["data.count=3"],
+            "data: 3 prompts, but a rollout batch takes 4; take more problems or lower trainer.steps_per",
+        ),
         (["algorithm.budget.tokens=510"], "do not fit into the model's context of 512"),
         (["trainer.optim=adamw_torc"], "trainer.optim: there is no adamw_torc; did you mean adamw_torch?"),
         (["model.path=tiny-reasoner", "trainer.lr_scheduler_type=constnt"], "did you mean constant?"),

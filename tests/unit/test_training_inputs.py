@@ -1,0 +1,38 @@
+"""What training refuses before anything is sampled: too few prompts."""
+
+import pytest
+
+from reason_rl.errors import RecipeError
+from reason_rl.problem.sources import load_problems
+from reason_rl.recipe.load import load_recipe
+from reason_rl.trainer.train import check_enough
+
+SHAPE = ["trainer.per_device_train_batch_size=8", "trainer.steps_per_generation=2", "trainer.num_generations=4"]
+
+
+def enough(*changes):
+    recipe = load_recipe("tiny/dler", [*SHAPE, *changes]).recipe
+    check_enough(recipe, load_problems(recipe.data))
+
+
+def test_each_process_takes_prompts_of_its_own(monkeypatch):
+    enough("data.count=4")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    enough("data.count=8")
+    with pytest.raises(
+        RecipeError, match=r"^data: 7 prompts, but a rollout batch takes 8; take more problems or lower "
+    ):
+        enough("data.count=7")
+
+
+def test_a_problem_is_a_prompt_in_each_variant():
+    variants = "prompt.variants={short: ' ; no wait', long: ' ; wait again'}"
+    enough("data.count=2", variants)
+    with pytest.raises(RecipeError, match=r"^data: 2 prompts, but a rollout batch takes 4"):
+        enough("data.count=1", variants)
+
+
+def test_a_curriculum_takes_its_turns_from_whole_batches():
+    few = "algorithm.curriculum={use: cures, problems: 2}"
+    with pytest.raises(RecipeError, match=r"^data: 3 prompts, but a rollout batch takes 4"):
+        enough("algorithm.filter={keep: all, refill: false}", few, "data.count=3")
