@@ -67,6 +67,15 @@ class SummaryRule:
     def __post_init__(self) -> None:
         prior_weights(self.prior, self.budgets)
 
+    @property
+    def further_tokens(self) -> int:
+        """Tokens that a sequence may have beyond its prompt and a whole trace.
+
+        >>> SummaryRule((8, 16), cut_ids=(6,), answer_ids=(7, 9), end_think_id=6, tokens=20).further_tokens
+        23
+        """
+        return len(self.cut_ids) + len(self.answer_ids) + self.tokens
+
     def contexts(self, traces: RolloutBatch) -> list[Context]:
         """Return what each summary goes on from, traces x budgets x samples of them in this order.
 

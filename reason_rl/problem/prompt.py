@@ -71,14 +71,19 @@ def render_prompts(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBa
 
 
 def check_context(
-    problems: Sequence[Problem], prompts: Sequence[Sequence[int]], budget_tokens: int, context_tokens: int
+    problems: Sequence[Problem],
+    prompts: Sequence[Sequence[int]],
+    budget_tokens: int,
+    context_tokens: int,
+    summary_tokens: int = 0,
 ) -> None:
-    """Raise RecipeError for the first problem whose prompt and budget do not fit into the model's context."""
+    """Raise RecipeError for the first problem whose prompt and budget, and a summary, do not fit into the model's context."""
+    summary = f" with a summary of {summary_tokens}" if summary_tokens else ""
     for problem, prompt in zip(problems, prompts, strict=True):
-        if len(prompt) + budget_tokens > context_tokens:
+        if len(prompt) + budget_tokens + summary_tokens > context_tokens:
             raise RecipeError(
-                f"problem {problem.id}: a prompt of {len(prompt)} tokens and a budget of {budget_tokens} do not fit into "
-                f"the model's context of {context_tokens}; lower the budget or filter the data"
+                f"problem {problem.id}: a prompt of {len(prompt)} tokens and a budget of {budget_tokens}{summary} do not fit "
+                f"into the model's context of {context_tokens}; lower the budget or filter the data"
             )
 
 

@@ -109,7 +109,7 @@ def train(
 
 @dataclass(frozen=True)
 class Inputs:
-    """What training reads, checked as far as can be without weights; ``longest``: tokens of a prompt and its budget."""
+    """What training reads, checked as far as can be without weights; ``longest``: tokens of the longest sequence."""
 
     tokenizer: PreTrainedTokenizerBase
     think_id: int | None
@@ -139,15 +139,10 @@ def training_inputs(recipe: Recipe) -> Inputs:
     try_reward(method, recipe, problems, tokenizer)
     if any(think_id in opening.token_ids for opening in method.openings):
         check_thinking_is_open(str(tokenizer.decode(list(prompts[0]))), str(recipe.model.end_think_token))
-    budget = method.budget.largest()
-    check_context(problems, prompts, budget, context_tokens(load_config(recipe.model)))
-    longest = max(map(len, prompts)) + budget
-    prior = recipe.attention.prior if recipe.attention else None
-    if prior is not None and longest > prior.reference_tokens:
-        raise RecipeError(
-            f"attention.prior.reference_tokens: is {prior.reference_tokens}, but the longest prompt and its budget are "
-            f"{longest} tokens; set it to at least that"
-        )
+    budget, summary = method.budget.largest(), method.summaries.further_tokens if method.summaries else 0
+    check_context(problems, prompts, budget, context_tokens(load_config(recipe.model)), summary)
+    longest = max(map(len, prompts)) + budget + summary
+    check_room(recipe, longest)
     return Inputs(tokenizer, think_id, problems, method, longest)
 
 
@@ -165,6 +160,23 @@ def check_enough(recipe: Recipe, problems: Sequence[Problem]) -> None:
             f"data: {prompts} prompts, but a rollout batch takes {taken}; take more problems or lower "
             "trainer.steps_per_generation"
         )
+
+
+def check_room(recipe: Recipe, longest: int) -> None:
+    """Raise RecipeError where what is set aside for a sequence does not hold ``longest`` tokens."""
+    assert recipe.algorithm is not None
+    prior = recipe.attention.prior if recipe.attention else None
+    room = {
+        "rollout.vllm.max_model_len": recipe.rollout.vllm.get("max_model_len"),
+        "attention.prior.reference_tokens": prior and prior.reference_tokens,
+    }
+    parts = "budget" if recipe.algorithm.summaries is None else "budget, with a summary,"
+    for key, tokens in room.items():
+        # vLLM takes -1 for as many as fit.
+        if isinstance(tokens, int) and 0 < tokens < longest:
+            raise RecipeError(
+                f"{key}: is {tokens}, but the longest prompt and its {parts} are {longest} tokens; set it to at least that"
+            )
 
 
 def _build(

@@ -1,11 +1,11 @@
-"""What training refuses before anything is sampled: too few prompts."""
+"""What training refuses before anything is sampled: too few prompts, rooms that a sequence does not fit into."""
 
 import pytest
 
 from reason_rl.errors import RecipeError
 from reason_rl.problem.sources import load_problems
 from reason_rl.recipe.load import load_recipe
-from reason_rl.trainer.train import check_enough
+from reason_rl.trainer.train import check_enough, training_inputs
 
 SHAPE = ["trainer.per_device_train_batch_size=8", "trainer.steps_per_generation=2", "trainer.num_generations=4"]
 
@@ -36,3 +36,33 @@ def test_a_curriculum_takes_its_turns_from_whole_batches():
     few = "algorithm.curriculum={use: cures, problems: 2}"
     with pytest.raises(RecipeError, match=r"^data: 3 prompts, but a rollout batch takes 4"):
         enough("algorithm.filter={keep: all, refill: false}", few, "data.count=3")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (
+            "tiny/dler_vllm",
+            ["rollout.vllm={max_model_len: 81}"],
+            r"rollout\.vllm\.max_model_len: is 81, but the longest prompt and its budget are 1\d\d tokens",
+        ),
+        (
+            "tiny/anytime_brpo",
+            ["algorithm.summaries.tokens=300"],
+            r"a budget of 192 with a summary of 301 do not fit into the model's context of 512",
+        ),
+        (
+            "tiny/anytime_brpo",
+            ["rollout.engine=vllm", "rollout.vllm={max_model_len: 250}"],
+            r"max_model_len: is 250, but the longest prompt and its budget, with a summary, are 2[5-9]\d tokens",
+        ),
+    ],
+)
+def test_rooms_hold_the_longest_sequence(name, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        training_inputs(load_recipe(name, ["data.count=64", *changes]).recipe)
+
+
+def test_rooms_that_vllm_finds_by_itself_are_not_compared():
+    found = training_inputs(load_recipe("tiny/dler_vllm", ["data.count=64", "rollout.vllm={max_model_len: -1}"]).recipe)
+    assert 80 < found.longest < 512
