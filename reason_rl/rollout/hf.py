@@ -71,8 +71,10 @@ class HFBackend:
         self.model = still_copy(model) if still else model
 
     def sync_weights(self, version: int) -> None:
-        """Bring a copy to the trainer's weights; without one they are the trainer's own."""
+        """Bring a copy to the trainer's weights, and to where they are; without one they are the trainer's own."""
         if self.source is not None:
+            # FSDP moves the trainer's model to the accelerator when training begins, after the copy was made.
+            torch.nn.Module.to(self.model, next(self.source.parameters()).device)
             copy_weights(self.source, self.model)
         self.version = version
 

@@ -197,6 +197,16 @@ def test_not_only_llama():
         torch.testing.assert_close(torch.tensor(sample.logps), forward_logps(model, request, sample), atol=1e-4, rtol=0)
 
 
+def test_a_copy_goes_where_the_trainers_weights_went(make_llama):
+    """FSDP moves them when training begins, after the copy was made; "meta" stands for the accelerator here."""
+    model = make_llama()
+    sampler = backend(model)
+    sampler.follow(model, still=True)
+    model.to("meta")
+    sampler.sync_weights(0)
+    assert {tensor.device.type for tensor in (*sampler.model.parameters(), *sampler.model.buffers())} == {"meta"}
+
+
 def test_progress_counts_every_row_once(make_llama):
     seen = []
     backend(make_llama(), rows=3).generate(
