@@ -62,7 +62,8 @@ class MetricsCallback(TrainerCallback):
 
     def __init__(self, metrics_file: Path, resumed_step: int, names: Mapping[str, str]) -> None:
         self.metrics_file, self.names = metrics_file, names
-        lines = metrics_file.read_text().splitlines() if metrics_file.exists() else []
+        text = metrics_file.read_text() if metrics_file.exists() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()  # a full disk, or a kill, tears the last one
         self.history: list[dict[str, Any]] = [row for row in map(json.loads, lines) if row["step"] <= resumed_step]
         metrics_file.write_text("".join(json.dumps(row) + "\n" for row in self.history))
         self.before = self.history[-1]["seconds"] if self.history else 0.0
