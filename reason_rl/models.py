@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ PRIOR_CARD = "attention_prior.json"  # what attention.prior_files writes beside 
 PRIOR_ATTENTION = "reason_rl_prior"  # the attention code of such a model
 PLAIN_ATTENTION = ("sdpa", "eager")  # attention code that needs no further package
 SSA_CARD = "ssa.json"  # what attention.ssa_files writes beside a model that has selective temperatures
+MEGABYTE = 2**20
 KEPT = {PRIOR_CARD: "an attention prior", SSA_CARD: "selective temperatures"}
 
 
@@ -54,6 +56,27 @@ def resolve_model(path: str, key: str = "model.path") -> str:
         )
         raise RecipeError(f"{key}: no model {path}; {hint}")
     return path
+
+
+def weights_digest(source: str) -> str | None:
+    """Return sixteen hexadecimal digits of a model's folder, None for a hub id, whose revision says what it is.
+
+    They are of names and sizes of the weights and configuration, and of the first and last megabyte of each file.
+
+    >>> weights_digest("org/name"), len(weights_digest(str(reasoner_path())))
+    (None, 16)
+    """
+    folder, seen = Path(source), hashlib.sha256()
+    if not folder.is_dir():
+        return None
+    for path in sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json")):
+        size = path.stat().st_size
+        seen.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            seen.update(file.read(MEGABYTE))
+            file.seek(max(0, size - MEGABYTE))
+            seen.update(file.read(MEGABYTE))
+    return seen.hexdigest()[:16]
 
 
 def tokenizer_of(source: str, **options: Any) -> PreTrainedTokenizerBase:

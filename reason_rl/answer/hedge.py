@@ -12,13 +12,18 @@ DOUBT = re.compile(r"\b(?:or|but|either|maybe|perhaps|possibly|alternatively)\b"
 RELATION = re.compile(r"[<>]|\\(?:ne|le|ge|approx)(?![a-zA-Z])")
 WRITTEN = re.compile(r"[-+]?\d+(?:[.,]\d+)*")
 CALCULATED = re.compile(r"[\\^*/+=_]")
+PIECE = re.compile(r"(?P<number>[-+]?\d[\d.,]*)|(?P<word>[a-z]{2,})|(?P<comma>[,;])|\S")
+TWO_QUANTITIES = re.compile(r"n[wc]*w[wc]*nw*")
+ONE_QUANTITY = {"of", "out", "per", "in", "from", "to", "than", "at", "by", "for", "every", "each", "base", "or"}
 
 
 def hedges(gold: str, answer: str) -> bool:
-    r"""Return whether an answer says "or" with another number, or that two different numbers are equal.
+    r"""Return whether an answer says "or" with another number, names two quantities, or equates two different numbers.
 
     >>> hedges("7", r"7 \text{ or maybe 8}"), hedges("7", "8=7"), hedges("0.5", r"\frac{1}{2} \text{ or } 0.5")
     (True, True, False)
+    >>> hedges("3", r"3 \text{ hours } 20 \text{ minutes}"), hedges("3", r"3 \text{ out of } 20")
+    (True, False)
     """
     wanted = number(gold)
     if wanted is None:
@@ -26,10 +31,19 @@ def hedges(gold: str, answer: str) -> bool:
     words = without_text(answer)
     if DOUBT.search(words) and any(not _same(wanted, one) for one in map(_alternative, DOUBT.split(words)) if one):
         return True
+    if _two_quantities(words):
+        return True
     if "=" not in words or RELATION.search(words):
         return False
     sides = [side for side in map(number, answer.split("=")) if side is not None]
     return any(not _same(*two) for two in pairwise(sides))
+
+
+def _two_quantities(words: str) -> bool:
+    """Return whether words between and behind two numbers, and nothing else, make two quantities of them."""
+    pieces = list(PIECE.finditer(words.lower()))
+    kinds = "".join((piece.lastgroup or "other")[0] for piece in pieces)
+    return TWO_QUANTITIES.fullmatch(kinds) is not None and ONE_QUANTITY.isdisjoint(piece[0] for piece in pieces)
 
 
 def _alternative(text: str) -> Number | None:

@@ -178,7 +178,12 @@ def same_number(gold: Number, answer: Number) -> bool:
     wanted = [gold.value]
     if gold.percent != answer.percent:
         (wanted if gold.percent else readings).append((gold if gold.percent else answer).value / 100)
-    if gold.decimal and not answer.decimal and gold.places and round(answer.value, gold.places) == gold.value:
+    if (
+        gold.decimal
+        and not answer.decimal
+        and gold.places
+        and abs(answer.value - gold.value) * 10**gold.places <= Fraction(1, 2)
+    ):
         return True
     tolerance = GOLD_TOLERANCE if gold.decimal else ANSWER_TOLERANCE if answer.decimal else Fraction(0)
     return any(abs(g * sizes[0] - a * sizes[1]) <= tolerance * abs(g * sizes[0]) for g in wanted for a in readings)

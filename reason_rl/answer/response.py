@@ -16,7 +16,8 @@ THINK = re.compile(r"</?think>")
 BARE_BOX = re.compile(r"\\boxed\s+([^\s{}$.,;]+)")
 TAG, END_TAG = re.compile("<answer>", re.IGNORECASE), re.compile("</answer>", re.IGNORECASE)
 HEADING = re.compile(r"^#{1,5}\s*\**(?:Final\s+)?Answer\**(?:\s*:)?\s*\n\s*([^\n]+)", re.IGNORECASE | re.MULTILINE)
-HASHES = re.compile(r"####\s*([^\n]+)")
+HASHES = "####"
+AMOUNT = re.compile(r"[-+$€£]*\s*\d[\d.,/]*\s*[%$]?")
 PHRASE = re.compile(
     r"(?:final\s+answers?|the\s+answers?|answers?|(?:correct|right)\s+(?:option|choice)|solutions|roots|答案|largest\s+\$?\w\$?|result)\**\s*(?:is|:|=|are|是)(?:\s*:)?\s*\**([^\n]+)",
     re.IGNORECASE,
@@ -219,13 +220,26 @@ def _tagged(text: str) -> str | None:
     return found[-1].content if found else None
 
 
+def _hashes(text: str) -> str | None:
+    """Return what GSM8K's mark announces: the last line, or a number alone in its line; "#### Step 2" is a heading."""
+    lines = text.rstrip().split("\n")
+    for at in range(len(lines) - 1, -1, -1):
+        _, mark, said = lines[at].partition(HASHES)
+        if mark and not said.strip(" #") and at + 1 < len(lines):
+            at, said = at + 1, lines[at + 1]
+        said = said.strip(" \t\r#")
+        if mark and said and (at == len(lines) - 1 or AMOUNT.fullmatch(said)):
+            return said
+    return None
+
+
 RULES = (
     ("phrase", _closing),
     ("box", boxes),
     ("box", lambda text: _last(BARE_BOX, text)),
     ("tag", _tagged),
     ("heading", lambda text: _last(HEADING, text)),
-    ("####", lambda text: _last(HASHES, text)),
+    (HASHES, _hashes),
     ("phrase", _phrase),
 )
 PROSE_RULES = (

@@ -46,7 +46,7 @@ NAMED = {
     for name in names.split()
 }
 SHORT = {"a", "an", "of", "in", "the", "pm", "am"} | set("ACJKLNVWF")
-SIGNS = {"\\Omega", "\\mu"}
+SIGNS = {"\\Omega", "\\mu", "\\ell", "\\checkmark"}  # other commands are factors: 36 \pi
 NO_UNIT = "or and if else mod not more less fewer least most plus minus times factorial squared cubed base"
 WORD = r"(?:\\?[a-zA-Z]+\.?(?:\s*\^\s*\{?\s*-?\d\s*\}?)?)"
 UNIT = re.compile(r"(?<=[\d}])(?P<unit>\s*" + WORD + r"(?:[\s/]+" + WORD + r"){0,7})\s*$")
@@ -70,12 +70,12 @@ def is_unit(text: str, marked: bool) -> bool:
         text: the words, with the space before them.
         marked: whether they stood in ``\text{...}`` or its like.
 
-    >>> is_unit("cm", False), is_unit(" men", False), is_unit("abc", False), is_unit("or more", True)
-    (True, True, False, False)
+    >>> is_unit("cm", False), is_unit(" men", False), is_unit("abc", False), is_unit("or more", True), is_unit(r" \pi", False)
+    (True, True, False, False, False)
     """
     shortest = 3 if text.startswith(" ") else 4
     words = re.findall(r"\\?[a-zA-Z]+", text)
-    if any(word.lower() in NO_UNIT.split() for word in words):
+    if any(word.lower() in NO_UNIT.split() or (word.startswith("\\") and word not in SIGNS) for word in words):
         return False
     return marked or all(
         word.lower() in SPEEDS or _named(word) is not None or word in SHORT | SIGNS or len(word) >= shortest

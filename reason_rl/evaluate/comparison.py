@@ -53,9 +53,25 @@ def compare_files(
     result = comparison(start, sides, **options)
     if model_config is not None:
         shape = _read_shape(model_config)
+        start, sides = on_common_problems(start, sides)
         for entry, side in zip(result["runs"], sides.values(), strict=True):
             entry["ideal_cost"] = ideal_cost(start, side, shape, prompt_tokens)
     return result
+
+
+def on_common_problems(
+    base: EvalRows, runs: Mapping[str, EvalRows], allow_different: bool = True
+) -> tuple[EvalRows, dict[str, EvalRows]]:
+    """Return the rows of the problems that all evaluations have.
+
+    Raises:
+        RecipeError: when a run is no pair of the start model, or there is no such problem.
+    """
+    pairs = [make_pair(base, run, allow_different) for run in runs.values()]
+    common = set.intersection(*({row.problem_id for row in pair.before.rows} for pair in pairs))
+    if not common:
+        raise RecipeError("not comparable: no problem is common to all evaluations")
+    return only(base, common), {name: only(run, common) for name, run in runs.items()}
 
 
 def _read_shape(path: Path) -> ModelShape:
@@ -92,12 +108,8 @@ def comparison(
     Raises:
         RecipeError: when a run is no pair of the start model, naming all that differs.
     """
-    pairs = {name: make_pair(base, run, allow_different) for name, run in runs.items()}
-    common = set.intersection(*({row.problem_id for row in pair.before.rows} for pair in pairs.values()))
-    if not common:
-        raise RecipeError("not comparable: no problem is common to all evaluations")
-    start = only(base, common)
-    sides = {name: only(run, common) for name, run in runs.items()}
+    differences = {name: list(make_pair(base, run, allow_different).differences) for name, run in runs.items()}
+    start, sides = on_common_problems(base, runs, allow_different)
     # One grid of caps for all, or the areas would not compare.
     caps = cap_grid(*(to_grid(rows.rows).completion_tokens for rows in (start, *sides.values())))
     entries = []
@@ -114,7 +126,7 @@ def comparison(
             {
                 "name": name,
                 **summary,
-                "differences": list(pairs[name].differences),
+                "differences": differences[name],
                 "start": {**describe(before, start, caps, prices[0]), "thinking": thinking(before, start, before)},
                 "run": {**describe(after, side, caps, prices[1]), "thinking": thinking(after, side, before)},
                 "trade": trade(before, after, margin, resamples, seed),

@@ -125,7 +125,7 @@ def evaluate_endpoint(
     stop_field(section.stop)
     options = EvalOptions(**section.model_dump(include=set(EvalOptions.__dataclass_fields__)))
     problems = load_problems(section.data)[: section.limit]
-    header = make_header(recipe, endpoint.model, len(problems), "openai", url=endpoint.url, tokenizer=tokenizer)
+    header = make_header(recipe, endpoint.model, problems, "openai", url=endpoint.url, tokenizer=tokenizer)
     return complete_rows(out, header, problems, _opened(recipe, endpoint, tokenizer, options), on_progress)
 
 

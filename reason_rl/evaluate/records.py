@@ -81,8 +81,8 @@ def part_of(path: Path) -> Path:
 def start_rows(path: Path, header: dict[str, Any]) -> list[EvalRow]:
     """Open an evaluation for appending and return the rows that an interrupted one with the same header left behind.
 
-    A line torn by the interruption, and what follows it, is dropped. An unfinished evaluation that has no rows, as a start
-    that failed leaves it, is overwritten.
+    A line torn by the interruption, and what follows it, is dropped, in a finished file too, which is then unfinished again.
+    An unfinished evaluation that has no rows, as a start that failed leaves it, is overwritten.
 
     Raises:
         RunError: when the file, finished or not, belongs to another evaluation, or cannot be written.
@@ -96,10 +96,11 @@ def start_rows(path: Path, header: dict[str, Any]) -> list[EvalRow]:
         there = _parsed(first)
         records = [record for record in takewhile(lambda record: record is not None, map(_parsed, lines)) if record]
         if there != {"header": True, **header} and not _started(found, part, there, records):
-            different = sorted(key for key in header if (there or {}).get(key) != header[key])
+            keys = {*header, *(there or {})} - {"header"}
+            different = sorted(key for key in keys if (there or {}).get(key) != header.get(key))
             raise RunError(f"{found}: holds another evaluation ({', '.join(different)} differ); name another file")
         rows = [EvalRow(**record) for record in records]
-    if found == path and rows:
+    if found == path and len(rows) == header["problems"] * header["samples"]:
         return rows
     try:
         write_lines(part, [{"header": True, **header}, *map(asdict, rows)])

@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from reason_rl.answer.compare import Verdict
 from reason_rl.answer.verify import make_verifier
-from reason_rl.evaluate.records import EvalRow, append_rows, finish_rows, hash_prompt, start_rows
-from reason_rl.models import context_tokens, end_think_id, load_model, load_tokenizer, to_accelerator
+from reason_rl.evaluate.records import EvalRow, append_rows, finish_rows, hash_prompt, part_of, start_rows
+from reason_rl.models import (
+    context_tokens,
+    end_think_id,
+    load_model,
+    load_tokenizer,
+    resolve_model,
+    to_accelerator,
+    weights_digest,
+)
 from reason_rl.problem.prompt import check_context, render_prompts
 from reason_rl.problem.record import Problem
-from reason_rl.problem.sources import load_problems
+from reason_rl.problem.sources import digest, load_problems
 from reason_rl.rollout.backend import Backend, OnProgress, Sample, SamplingOptions, SamplingRequest, sampling_seed
 from reason_rl.rollout.engines import make_backend
 from reason_rl.rollout.grading import Grader
@@ -163,7 +171,9 @@ def evaluate(
     assert section is not None
     options = EvalOptions(**section.model_dump(include=set(EvalOptions.__dataclass_fields__)))
     problems = load_problems(section.data)[: section.limit]
-    header = make_header(recipe, str(folder or recipe.model.path), len(problems), recipe.rollout.engine)
+    model, base = str(folder or recipe.model.path), recipe.model.path
+    weights = [weights_digest(str(folder or resolve_model(base))), weights_digest(resolve_model(base))]
+    header = make_header(recipe, model, problems, recipe.rollout.engine, base=base, weights=weights)
     return complete_rows(out, header, problems, _sampler(recipe, folder, problems, options, engine), on_progress)
 
 
@@ -197,7 +207,7 @@ def complete_rows(
         with opened as sample:
             sample(missing, keep)
     whole = [rows[trial.key] for trial in trials]
-    if not out.exists():
+    if part_of(out).exists():
         finish_rows(out, header, whole)
     return whole
 
@@ -266,12 +276,18 @@ def _stopping(recipe: Recipe, name: str, folder: Path | None, options: EvalOptio
         yield _in_pieces(backend, setting.grader, setting.prompts, options, recipe.rollout.max_batch_rows)
 
 
-def make_header(recipe: Recipe, model: str, problems: int, engine: str, **more: Any) -> dict[str, Any]:
-    """Return the first line of an evaluation's file: everything that its rows depend on."""
+def make_header(recipe: Recipe, model: str, problems: Sequence[Problem], engine: str, **more: Any) -> dict[str, Any]:
+    """Return the first line of an evaluation's file: everything that its rows depend on.
+
+    Problems may change under the same name, so that their digest is in it; ``more`` has that of the weights.
+    """
     assert recipe.eval is not None
     return {
         "model": model,
-        "problems": problems,
+        "revision": recipe.model.revision,
+        "end_think_token": recipe.model.end_think_token,
+        "problems": len(problems),
+        "problems_sha256": digest(problems),
         "data": recipe.eval.data.model_dump(exclude_none=True),
         "prompt": recipe.prompt.model_dump(),
         "verify": recipe.answer.verify,

@@ -61,7 +61,8 @@ def tokens_at(curve: Curve, accuracy: Float[np.ndarray, "*curves"] | float) -> F
     envelope = np.maximum.accumulate(curve.accuracy, axis=-1)
     logs, points = np.log(curve.tokens), curve.tokens.shape[-1]
     wanted = np.asarray(accuracy, dtype=float)[..., None]
-    reached = (envelope < wanted).sum(axis=-1, keepdims=True)
+    # The same share of right answers may differ in its last bit between two means.
+    reached = (envelope < wanted - 1e-12).sum(axis=-1, keepdims=True)
     upper = np.minimum(reached, points - 1)
     below = np.take_along_axis(envelope, np.maximum(upper - 1, 0), axis=-1)
     # The plateau before the point that reaches it starts where its cheapest point is.

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from reason_rl.errors import RunError
+from reason_rl.evaluate.comparison import on_common_problems
 from reason_rl.evaluate.records import EvalRow, EvalRows, read_rows
 from reason_rl.report import examples
 from reason_rl.report.comparison import NONE, lines
@@ -104,10 +105,10 @@ def write_files(
     from reason_rl.report.figure_files import write_figures
 
     names = [entry["name"] for entry in result["runs"]]
-    sides = dict(zip(names, map(read_rows, runs), strict=True))
+    start, sides = on_common_problems(read_rows(base), dict(zip(names, map(read_rows, runs), strict=True)))
     with TemporaryDirectory() as folder:
         file = page or Path(folder) / "page.html"
-        write_comparison(result, read_rows(base), sides, file)
+        write_comparison(result, start, sides, file)
         drawn = [] if figures is None else write_figures(file, figures)
     return [*([page] if page else []), *drawn]
 

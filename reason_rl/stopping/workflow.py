@@ -209,7 +209,7 @@ def evaluate_exit(setting: Setting, chosen: CertifiedExit, out: Path, say: Say) 
     )
     recipe = setting.recipe
     ends = {"stop": "probe", "threshold": chosen.threshold, "certified": chosen.certified}
-    write_rows(out, make_header(recipe, recipe.model.path, len(problems), recipe.rollout.engine, **ends), rows)
+    write_rows(out, make_header(recipe, recipe.model.path, problems, recipe.rollout.engine, **ends), rows)
     return rows
 
 

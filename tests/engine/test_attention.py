@@ -246,7 +246,9 @@ def test_flash_attention_without_its_package_is_one_clear_line():
 @pytest.mark.parametrize("key", ["packing", "padding_free"])
 @pytest.mark.parametrize("mode", ["kl", "bias"])
 def test_rows_side_by_side_are_refused_with_a_prior(sft, key, mode):
-    with pytest.raises(RecipeError, match=rf"trainer\.{key}: puts rows side by side, which the prior would take for one"):
+    with pytest.raises(
+        RecipeError, match=rf"trainer\.{key}: puts rows side by side, which the prior would take for one"
+    ):
         sft("packed", f"attention.prior.mode={mode}", f"trainer.{key}=true")
 
 

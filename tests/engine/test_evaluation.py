@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from reason_rl.errors import RecipeError, RunError
 from reason_rl.evaluate import run
@@ -24,6 +25,7 @@ from reason_rl.models import context_tokens, load_config, load_tokenizer
 from reason_rl.problem.prompt import render_prompts
 from reason_rl.problem.sources import load_problems
 from reason_rl.recipe.load import load_recipe
+from reason_rl.world import reasoner_path
 
 SMALL = ("eval.data.count=18", "eval.samples=2", "eval.max_tokens=40", "rollout.max_batch_rows=4")
 
@@ -100,6 +102,18 @@ def test_a_finished_evaluation_is_not_made_again(recipe, counted, tmp_path):
     assert counted["rows"] == []
 
 
+def test_a_finished_file_that_was_damaged_is_mended(recipe, counted, tmp_path):
+    out = tmp_path / "rows.jsonl"
+    whole = run.evaluate(recipe, None, out)
+    before = out.read_bytes()
+    out.write_bytes(before[:-40])
+    counted["rows"].clear()
+    assert run.evaluate(recipe, None, out) == whole
+    assert len(counted["rows"]) == 1
+    assert out.read_bytes() == before
+    assert not part_of(out).exists()
+
+
 def test_rows_of_another_evaluation_are_refused_and_kept(recipe, tmp_path):
     out = tmp_path / "rows.jsonl"
     run.evaluate(recipe, None, out)
@@ -108,6 +122,30 @@ def test_rows_of_another_evaluation_are_refused_and_kept(recipe, tmp_path):
     with pytest.raises(RunError, match=r"rows.jsonl: holds another evaluation \(seed differ"):
         run.evaluate(other, None, out)
     assert out.read_bytes() == before
+
+
+def test_rows_of_other_weights_or_problems_under_the_same_names_are_refused(tmp_path):
+    data, model, out = tmp_path / "data.jsonl", tmp_path / "model", tmp_path / "rows.jsonl"
+    text = load_problems(load_recipe("tiny/dler", SMALL).recipe.eval.data)[0].prompt
+
+    def write(answer):
+        data.write_text(json.dumps({"problem": text, "answer": answer}) + "\n")
+
+    write("7")
+    shutil.copytree(reasoner_path(), model)
+    small = [f"model.path={model}", "eval.samples=1", "eval.max_tokens=32", "eval.limit=1"]
+    given = f"eval.data={{use: jsonl, path: {data}}}"
+    run.evaluate(load_recipe("tiny/dler", [*small, given]).recipe, None, out)
+    kept = out.read_bytes()
+    write("8")
+    with pytest.raises(RunError, match=r"another evaluation \(problems_sha256 differ"):
+        run.evaluate(load_recipe("tiny/dler", [*small, given]).recipe, None, out)
+    write("7")
+    weights = load_file(model / "model.safetensors")
+    save_file({name: 2 * value for name, value in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunError, match=r"another evaluation \(weights differ"):
+        run.evaluate(load_recipe("tiny/dler", [*small, given]).recipe, None, out)
+    assert out.read_bytes() == kept
 
 
 def test_a_start_that_failed_does_not_stand_in_the_way(recipe, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -243,6 +244,22 @@ def test_the_ideal_cost_comes_with_a_configuration(files, capsys, monkeypatch, t
     code, _, err = run_cli(capsys, monkeypatch, files["start"], files["short"], "--model-config", tmp_path)
     assert (code, len(err.splitlines())) == (2, 1)
     assert "lacks 'num_attention_heads'" in err
+
+
+def test_the_ideal_cost_and_the_page_are_of_the_common_problems(files, capsys, monkeypatch, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    half = EvalRows(HEADER, tuple(row for row in START.rows if row.problem_id < "p15"))
+    write_rows(tmp_path / "half.jsonl", half.header, half.rows)
+    page = tmp_path / "page.html"
+    asked = ["--allow-different", "--json", "--model-config", tmp_path, "--html", page]
+    _, out, _ = run_cli(capsys, monkeypatch, files["start"], tmp_path / "half.jsonl", *asked)
+    cost = json.loads(out)["ideal_cost"]
+    assert [cost[name]["saved"] for name in ("flops", "seconds_batch_1", "seconds_batch_64")] == [0.0, 0.0, 0.0]
+    write_rows(files["start"], half.header, half.rows)
+    alone = page.read_text()
+    run_cli(capsys, monkeypatch, files["start"], tmp_path / "half.jsonl", *asked)
+    drawn = [re.findall(r"<svg.*?</svg>", text, re.DOTALL) for text in (alone, page.read_text())]
+    assert drawn[0] == drawn[1] != []
 
 
 @pytest.mark.parametrize(("name", "message"), [("none.jsonl", "no such evaluation"), ("twice", "given more than once")])

@@ -79,6 +79,18 @@ def test_half_the_tokens_with_the_same_verdicts_saves_half_at_every_accuracy():
     assert matched_saving(*curves, resamples=50, seed=3) == matched_saving(*curves, resamples=50, seed=3)
 
 
+@pytest.mark.parametrize("samples", [3, 5])
+@pytest.mark.parametrize("seed", range(10))
+def test_the_very_accuracy_of_the_start_model_is_reached(samples, seed):
+    # The mean of the same thirds in another order may differ in its last bit.
+    rng = np.random.default_rng(seed)
+    correct = (rng.random((30, samples)) < 0.7).astype(float)
+    tokens = rng.integers(20, 400, correct.shape).astype(float)
+    caps, order = cap_grid(tokens, tokens / 2, points=256), rng.permutation(30)
+    curves = cap_curve(correct, tokens, caps), cap_curve(correct[order], tokens[order] / 2, caps)
+    assert matched_saving(*curves, resamples=10)["mean"] == pytest.approx(0.5, abs=0.03)
+
+
 def test_an_accuracy_that_is_not_reached_has_no_saving():
     correct, tokens = simulated(50)
     caps = cap_grid(tokens)

@@ -150,7 +150,7 @@ def test_probe_eval_writes_rows_that_compare_and_marks_other_conditions(probe, t
     assert rows_read.header["threshold"] == result["threshold"]
     assert sum(row.finish_reason == "exit" for row in rows_read.rows) == round(48 * result["exits"])
     recipe = load_recipe("tiny/dler", test).recipe
-    plain = EvalRows(make_header(recipe, "tiny-reasoner", 12, "hf"), rows_read.rows)
+    plain = EvalRows(make_header(recipe, "tiny-reasoner", (), "hf"), rows_read.rows)
     assert [phrase.split()[0] for phrase in make_pair(plain, rows_read).differences] == ["stop", "threshold"]
     cooler = [*test, "eval.temperature=0.6"]
     with pytest.raises(RecipeError, match="certified with another sampling"):
