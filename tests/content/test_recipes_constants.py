@@ -94,6 +94,7 @@ SIRI = {
     "algorithm.budget.period": 640,
     "rollout.temperature": 1.0,
     "trainer.learning_rate": 1e-6,
+    "trainer.max_steps": 1920,
     **(GROUP_STD | NO_KL | HIGHER),
 }
 
