@@ -63,8 +63,12 @@ PUBLISHED = (
     "cures",
 )
 OTHERS = ("budget_by_pass_rate", "budget_by_history", "pass_rate_band", "siri_stairs")
-FILES = [ROOT / "recipes" / f"{name}.yaml" for name in CATALOGUE]
-SECTIONS = ("algorithm", "trainer")
+FILES = [
+    ROOT / "recipes" / f"{name}.yaml"
+    for name, path in shipped_recipes().items()
+    if name.endswith("base") or load_recipe(path).recipe.task in ("train", "dpo", "sft")
+]
+SECTIONS = ("algorithm", "trainer", "rollout", "prompt", "update", "lora")
 # The shape of a run, which plan prints and other tests compare with the papers'.
 SHAPE = {
     "max_steps",
@@ -153,6 +157,12 @@ def test_every_reward_is_used_by_a_tiny_recipe():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_published_method_names_its_paper(name):
     assert ENTRIES[f"tiny/{name}"].arxiv == ENTRIES[f"r1_distill_1.5b/{name}"].arxiv is not None
+
+
+@pytest.mark.parametrize("name", [name for name in ENTRIES if not name.startswith("tiny/") and ENTRIES[name].arxiv])
+def test_the_recipe_of_a_real_model_says_what_was_published_or_that_nothing_was(name):
+    entry = ENTRIES[name]
+    assert entry.published or entry.state == "measured"
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, *OTHERS])
