@@ -1,4 +1,8 @@
-"""What the arena's page says of a cap, on fewer rollouts: a cap shortens, GRPO without one hardly does."""
+"""What the arena's page says of a cap, with its rollout tokens and one seed: a cap shortens, GRPO without one hardly does.
+
+The bounds are from eval/arena/cells.jsonl, the first two samples of a problem, beside a start of 159 tokens and 84.0 %: the
+pass-rate band, under a cap of 80, has 51 to 57 % of its tokens and 1.9 to 3.0 points more (three seeds), GRPO 96 % and 3.5.
+"""
 
 import statistics
 
@@ -9,7 +13,7 @@ from reason_rl.evaluate.run import evaluate
 from reason_rl.recipe.load import load_recipe
 
 EVAL = ("eval.data.count=216", "eval.samples=2")
-ALLOWANCE = "rollout.allowance_tokens=204800"  # 80 updates of 32 rows at 80 tokens
+ALLOWANCE = "rollout.allowance_tokens=245760"  # 96 updates of 32 rows at 80 tokens, as in the arena
 
 
 def mean(rows, name):
@@ -24,11 +28,10 @@ def start(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_capped_rollouts_shorten_by_two_fifths_and_accuracy_holds(start, learn, tmp_path):
-    rows = learn("tiny/cispo", tmp_path, 0, *EVAL, ALLOWANCE)
-    assert mean(rows, "completion_tokens") < 0.6 * mean(start, "completion_tokens")
-    # 1 point in the arena, which has twice the samples and several seeds.
-    assert mean(rows, "correct") > mean(start, "correct") - 0.05
+def test_capped_rollouts_shorten_by_a_third_and_accuracy_holds(start, learn, tmp_path):
+    rows = learn("tiny/pass_rate_band", tmp_path, 0, *EVAL, ALLOWANCE)
+    assert mean(rows, "completion_tokens") < 0.65 * mean(start, "completion_tokens")
+    assert mean(rows, "correct") > mean(start, "correct") - 0.03
 
 
 @pytest.mark.slow
