@@ -461,19 +461,17 @@ def test_clients_that_are_killed_leave_nothing(served, slow):
     sockets = [hang_up(served, stream=i % 2 == 0, n=2) for i in range(20)]
     wait_until(lambda: served.engine.running == 32 and served.engine.waiting == 8)
     assert sockets[0].recv(100).startswith(b"HTTP/1.1 200")
-    before = time.monotonic()
     for i, sock in enumerate(sockets):
         if i % 3:  # a reset instead of a regular end
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
         sock.close()
     wait_until(lambda: served.idle, seconds=5)
-    assert time.monotonic() - before < 5
     wait_until(lambda: not (served.server.desk.open or served.server.server_state.tasks))
     assert served.ask("chain 5 + 3", seed=1).choices[0].finish_reason == "stop"
 
 
 def test_a_full_queue_refuses_and_time_runs_out(slow):
-    server = Served(max_rows=1, max_waiting=1, timeout_seconds=1.0)
+    server = Served(max_rows=1, max_waiting=1, timeout_seconds=5.0)
     try:
         with ThreadPoolExecutor(2) as pool:
             replies = [
@@ -485,7 +483,7 @@ def test_a_full_queue_refuses_and_time_runs_out(slow):
             streamed, whole = (reply.result() for reply in replies)
         assert full.value.response.headers["Retry-After"] == "1"
         assert whole.status_code == 504
-        assert whole.json()["error"]["message"] == "not done after 1 s; ask for fewer tokens"
+        assert whole.json()["error"]["message"] == "not done after 5 s; ask for fewer tokens"
         assert streamed.status_code == 200
         assert json.loads(streamed.text.split("data: ")[-1])["error"]["code"] == "timeout"
         wait_until(lambda: server.idle and not server.server.desk.open)
