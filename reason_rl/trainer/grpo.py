@@ -102,7 +102,7 @@ class ReasonGRPOTrainer(KeepsTemperatures, GRPOTrainer):
         self.use_vllm, self.vllm_mode = True, "external"
         self._last_loaded_step = -1
         self.vllm_generation = BackendSeam(backend, sampling, on_rollout)
-        self.lag = Lag(self.vllm_generation) if lag else None
+        self.lag = Lag(self.vllm_generation, self.accelerator.wait_for_everyone) if lag else None
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.refill = RefillStream(len(self.train_dataset), self.args.seed, rank, world)
         self.problem_ids = tuple(self.train_dataset["problem_id"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -38,10 +38,11 @@ class Lag:
 
     Args:
         seam: whose backend must hold weights of its own.
+        meet: waits for the other processes, which may share the engine (a server).
     """
 
-    def __init__(self, seam: BackendSeam) -> None:
-        self.seam = seam
+    def __init__(self, seam: BackendSeam, meet: Callable[[], None]) -> None:
+        self.seam, self.meet = seam, meet
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
         self.ahead: Ahead | None = None
 
@@ -52,13 +53,14 @@ class Lag:
         self.ahead = Ahead(rows, plan, prompt_ids, self.seam.version, samples)
 
     def take(self) -> Ahead | None:
-        """Return the rollouts begun last, once they are done; None when there are none.
+        """Return the rollouts begun last, once those of all processes are done; None when there are none.
 
         The engine is idle then, and can be given new weights.
         """
         ahead, self.ahead = self.ahead, None
         if ahead is not None:
             ahead.samples.result()
+        self.meet()
         return ahead
 
     def restore(self, saved: dict[str, Any], rows: list[dict[str, Any]], plan: RowPlan) -> None:

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from reason_rl.algorithm.budget import FixedBudget
 from reason_rl.algorithm.reward import correctness
@@ -91,6 +92,24 @@ def test_the_next_batch_is_sampled_while_the_present_one_is_trained_on(build):
     assert differences[0] < 1e-4
     assert min(differences[1:]) > 1e-3
     assert all(0.5 < ratio < 2 for ratio in ratios)
+
+
+def test_no_process_gets_weights_while_another_still_samples(build, monkeypatch):
+    """Processes may share a server: the first one's new weights would come in the middle of another's rows."""
+    done = []
+    wait = Accelerator.wait_for_everyone
+    monkeypatch.setattr(Accelerator, "wait_for_everyone", lambda self: done.append("met") or wait(self))
+    trainer = build("together")
+    backend = trainer.vllm_generation.backend
+    sync, draw = backend.sync_weights, trainer.vllm_generation.draw
+    monkeypatch.setattr(backend, "sync_weights", lambda version: done.append("weights") or sync(version))
+    monkeypatch.setattr(trainer.vllm_generation, "draw", lambda *a: (draw(*a), done.append("sampled"))[0])
+    trainer.train()
+    places = [place for place, event in enumerate(done) if event == "weights"]
+    assert len(places) == UPDATES // 2
+    assert [done[place - 1] for place in places] == ["met"] * len(places)
+    # The first batch, sampled here and now, and all that were begun in the background.
+    assert [done[:place].count("sampled") for place in places] == [0, 2, 3]
 
 
 def test_the_ratio_is_that_of_the_two_policies(build, monkeypatch):
