@@ -160,6 +160,20 @@ def engine_rank(rank: int) -> int:
     raise RecipeError(f"lora.r: vLLM takes adapters up to rank {LORA_RANKS[-1]}, not {rank}")
 
 
+def next_adapter(engine: Any) -> int:
+    """Return an id, from 1 up, that no adapter of the engine has had: vLLM does not load one whose id it holds already.
+
+    The engine itself counts, for several backends may share it.
+
+    >>> from types import SimpleNamespace
+    >>> engine = SimpleNamespace()
+    >>> [next_adapter(engine), next_adapter(engine)]
+    [1, 2]
+    """
+    engine.reason_rl_adapters = getattr(engine, "reason_rl_adapters", 0) + 1
+    return int(engine.reason_rl_adapters)
+
+
 class VLLMBackend:
     """Samples from a vLLM engine in this process, with a budget and a seed a row.
 
@@ -220,8 +234,8 @@ class VLLMBackend:
         folder = Path(tempfile.mkdtemp(prefix=f"reason_rl-policy-{version}-"))
         try:
             self.model.save_pretrained(folder, state_dict=adapter_weights(self.model))
-            # Ids start at 1; a new id for each version, so that no cache can serve an older one.
-            request = LoRARequest(f"policy-{version}", version + 1, str(folder))
+            number = next_adapter(self.engine)
+            request = LoRARequest(f"policy-{number}", number, str(folder))
             self.engine.llm_engine.add_lora(request)
             if self.adapter is not None:
                 self.engine.llm_engine.remove_lora(self.adapter.lora_int_id)

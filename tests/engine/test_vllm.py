@@ -3,11 +3,14 @@
 import importlib.util
 import math
 import sys
+from collections import namedtuple
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 
 from reason_rl.bench.jobs import read_results
 from reason_rl.errors import RecipeError, RunError
@@ -383,6 +386,39 @@ class SleepingEngine:
 
     def step(self):
         return [self.reply]
+
+
+class AdapterEngine:
+    """Holds adapters as vLLM does: an id that it knows is not loaded again."""
+
+    def __init__(self):
+        self.llm_engine, self.held = self, {}
+
+    def add_lora(self, request):
+        if request.lora_int_id not in self.held:
+            self.held[request.lora_int_id] = load_file(Path(request.lora_path) / "adapter_model.safetensors")
+
+    def remove_lora(self, number):
+        self.held.pop(number, None)
+
+    def used(self, backend):
+        return next(iter(self.held[backend.adapter.lora_int_id].values()))
+
+
+def test_backends_that_share_an_engine_share_no_adapter(make_llama, monkeypatch):
+    request = namedtuple("LoRARequest", ("lora_name", "lora_int_id", "lora_path"))
+    monkeypatch.setitem(sys.modules, "vllm.lora.request", SimpleNamespace(LoRARequest=request))
+    engine, config = AdapterEngine(), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    trained, loaded = (VLLMBackend(engine, get_peft_model(make_llama(seed), config), [1]) for seed in (0, 1))
+    names = []
+    for version, backend in ((0, trained), (1, trained), (0, loaded), (1, loaded), (2, trained)):
+        disturb(backend.model, "lora_A", 1.0 + version)
+        backend.sync_weights(version)
+        own = next(value for name, value in backend.model.named_parameters() if "lora_A" in name)
+        assert torch.equal(engine.used(backend), own)
+        names.append(backend.adapter.lora_name)
+    assert len(set(names)) == 5
+    assert len(engine.held) == 2
 
 
 def test_an_engine_that_sleeps_is_woken_for_weights_and_rollouts(make_llama, monkeypatch):
