@@ -11,7 +11,7 @@ from reason_rl.algorithm.turns import split_units
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.records import EvalRow, write_lines
 from reason_rl.evaluate.run import evaluate
-from reason_rl.models import load_model, load_tokenizer
+from reason_rl.models import load_model, load_tokenizer, to_accelerator
 from reason_rl.problem.prompt import render_prompts
 from reason_rl.rollout.backend import Backend, SamplingOptions, SamplingRequest, sampling_seed
 from reason_rl.rollout.engines import make_backend
@@ -77,6 +77,8 @@ def make_traces(recipe: Recipe, run: RunFolder, say: Callable[[str], None], engi
     kept = list(problems.values())
     prompts = dict(zip(problems, render_prompts(kept, tokenizer, recipe.prompt), strict=True))
     weights = load_model(sampled.model)
+    if recipe.rollout.engine == "hf":
+        weights = to_accelerator(weights)
     backend = make_backend(sampled, weights, tokenizer, engine)
     backend.sync_weights(0)
     traces = in_turns(cuts, prompts, backend, tags, section.answer_tokens)

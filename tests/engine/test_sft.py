@@ -134,6 +134,21 @@ def opened(tmp_path, make_llama, tiny_tokenizer, monkeypatch):
     return loaded.recipe, folder
 
 
+def test_the_answers_of_turns_are_sampled_on_the_accelerator(opened, tiny_tokenizer, monkeypatch):
+    """ "meta" stands for it here."""
+    recipe, folder = opened
+    monkeypatch.setattr(
+        "reason_rl.trainer.turns.to_accelerator", lambda m: torch.nn.Module.to(m, "meta"), raising=False
+    )
+    places = []
+    monkeypatch.setattr(
+        "reason_rl.trainer.turns.make_backend",
+        lambda _recipe, model, *_: places.append(model.device.type) or Answering(tiny_tokenizer),
+    )
+    make_traces(recipe, folder, print)
+    assert places == ["meta"]
+
+
 def test_traces_are_made_once_and_learned(opened):
     recipe, folder = opened
     said = []
