@@ -18,6 +18,7 @@ from reason_rl.answer.verify import make_verifier
 from reason_rl.errors import RecipeError, RunError
 from reason_rl.evaluate.difficulty import references
 from reason_rl.models import (
+    adapter_rank,
     context_tokens,
     end_think_id,
     load_config,
@@ -28,6 +29,7 @@ from reason_rl.problem.prompt import check_context, longest_variant, render_prom
 from reason_rl.problem.record import Problem
 from reason_rl.problem.sources import load_problems
 from reason_rl.recipe.checks import TRL_DEFAULTS, needs_all_rows, rows_per_generation, updates_per_generation
+from reason_rl.rollout.engines import open_engine
 from reason_rl.rollout.grading import Grader
 from reason_rl.rollout.processes import one_message_when_another_is_gone
 from reason_rl.stopping.rollouts import rollout_backend
@@ -188,6 +190,8 @@ def _build(
     model = starting_model(recipe)
     args = grpo_config(recipe, run.checkpoints, method.budget.largest())
     callback = RunCallback(run.metrics, step_of(checkpoint))
+    if engine is None:
+        engine = open_engine(recipe, lora_rank=adapter_rank(model))  # one for rollouts and references
     backend = rollout_backend(recipe, model, tokenizer, engine)
     trainer = ReasonGRPOTrainer(
         model=model,

@@ -14,7 +14,7 @@ from reason_rl.evaluate.run import evaluate
 from reason_rl.models import load_model, load_tokenizer, to_accelerator
 from reason_rl.problem.prompt import render_prompts
 from reason_rl.rollout.backend import Backend, SamplingOptions, SamplingRequest, sampling_seed
-from reason_rl.rollout.engines import make_backend
+from reason_rl.rollout.engines import make_backend, open_engine
 from reason_rl.trainer.offline import solving
 from reason_rl.trainer.train import training_problems
 
@@ -68,6 +68,8 @@ def make_traces(recipe: Recipe, run: RunFolder, say: Callable[[str], None], engi
     section = recipe.turns
     assert section is not None
     sampled = solving(recipe, section.model, section)
+    if engine is None:
+        engine = open_engine(sampled)  # one for both, solutions and answers: a GPU has no room for a second
     rows = evaluate(sampled, None, traces_file(run).with_name("solutions.jsonl"), engine=engine)
     problems = {problem.id: problem for problem in training_problems(recipe)}
     tokenizer = load_tokenizer(sampled.model)

@@ -13,8 +13,10 @@ from reason_rl.pipeline import prepare
 from reason_rl.pipeline import train as train_task
 from reason_rl.problem.sources import load_problems
 from reason_rl.recipe.load import load_recipe
+from reason_rl.rollout import engines
 from reason_rl.rollout.backend import Sample
 from reason_rl.run_folder import RunFolder
+from reason_rl.trainer import turns
 from reason_rl.trainer.sft import IGNORED_LABEL, to_dataset
 from reason_rl.trainer.turns import Cut, Tags, cut_row, in_turns, make_traces, tags_of, traces_file
 from reason_rl.world.tokenizer import END_THINK, THINK
@@ -147,6 +149,18 @@ def test_the_answers_of_turns_are_sampled_on_the_accelerator(opened, tiny_tokeni
     )
     make_traces(recipe, folder, print)
     assert places == ["meta"]
+
+
+def test_solutions_and_answers_are_sampled_with_one_engine(opened, tiny_tokenizer, monkeypatch):
+    recipe, folder = opened
+    recipe = recipe.model_copy(update={"rollout": recipe.rollout.model_copy(update={"engine": "vllm"})})
+    rows, started, used = turns.evaluate(), [], []
+    monkeypatch.setattr(engines, "start_engine", lambda *_: started.append(object()) or started[-1])
+    monkeypatch.setattr(turns, "evaluate", lambda *_, engine: used.append(engine) or rows)
+    monkeypatch.setattr(turns, "make_backend", lambda *given: used.append(given[3]) or Answering(tiny_tokenizer))
+    make_traces(recipe, folder, print)
+    assert len(started) == 1
+    assert used == started * 2
 
 
 def test_traces_are_made_once_and_learned(opened):

@@ -277,6 +277,22 @@ def test_training_with_rollouts_from_vllm_is_on_policy(tmp_path, lora):
         assert row["grad_norm"] > 0
 
 
+def test_references_are_measured_with_the_engine_of_training(tmp_path, monkeypatch):
+    started, given = [], []
+
+    def measure(recipe, run, engine):
+        given.append(engine)
+        raise RunError("far enough")
+
+    monkeypatch.setattr("reason_rl.rollout.engines.start_engine", lambda *_: started.append(object()) or started[-1])
+    monkeypatch.setattr("reason_rl.trainer.train.starting_references", measure)
+    loaded = load_recipe("tiny/dler_vllm", ["data.count=64", f"output={tmp_path}"])
+    with pytest.raises(RunError, match="far enough"):
+        train(loaded.recipe, RunFolder(tmp_path))
+    assert len(started) == 1
+    assert given == started
+
+
 @needs_vllm
 def test_an_adapter_is_evaluated_on_a_suite(tmp_path):
     base = load_model(SPEC)
