@@ -100,6 +100,14 @@ def _batch_shape(recipe: Recipe) -> Iterator[Complaint]:
         near = difflib.get_close_matches(str(loss), LOSS_TYPES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(LOSS_TYPES)}"
         yield ("trainer", "loss_type"), f"TRL has no loss {loss}; {hint}"
+    slices = rows // values["per_device_train_batch_size"] * (values.get("num_iterations") or 1)
+    accumulation = int(values["gradient_accumulation_steps"])
+    if slices % accumulation and accumulation % slices:
+        yield (
+            ("trainer", "gradient_accumulation_steps"),
+            f"is {accumulation}, but a rollout batch comes in {slices} parts (steps_per_generation * num_iterations): "
+            "updates and checkpoints would fall inside of one; let one of the two divide the other",
+        )
     if values.get("save_total_limit") == 1:
         yield (
             ("trainer", "save_total_limit"),

@@ -1,4 +1,4 @@
-"""What training refuses before anything is sampled: too few prompts, rooms that a sequence does not fit into."""
+"""What training refuses before anything is sampled: batches that do not fit the updates or the data, rooms too small."""
 
 import pytest
 
@@ -13,6 +13,21 @@ SHAPE = ["trainer.per_device_train_batch_size=8", "trainer.steps_per_generation=
 def enough(*changes):
     recipe = load_recipe("tiny/dler", [*SHAPE, *changes]).recipe
     check_enough(recipe, load_problems(recipe.data))
+
+
+@pytest.mark.parametrize(
+    ("steps", "iterations", "accumulation", "fine"),
+    [(3, 1, 2, False), (2, 1, 3, False), (3, 1, 3, True), (4, 1, 2, True), (2, 1, 4, True), (3, 2, 2, True)],
+)
+def test_updates_end_where_rollout_batches_do(steps, iterations, accumulation, fine):
+    shape = {"steps_per_generation": steps, "num_iterations": iterations, "gradient_accumulation_steps": accumulation}
+    changes = [f"trainer.{key}={value}" for key, value in shape.items()]
+    if fine:
+        assert load_recipe("tiny/dler", changes).recipe.trainer["gradient_accumulation_steps"] == accumulation
+        return
+    message = rf"trainer\.gradient_accumulation_steps: is {accumulation}, but a rollout batch comes in {steps} parts"
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("tiny/dler", changes)
 
 
 def test_each_process_takes_prompts_of_its_own(monkeypatch):
