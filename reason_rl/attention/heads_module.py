@@ -41,6 +41,7 @@ class HeadOptions:
 
     Args:
         unit: ``kv_group``: a key-value head with all its query heads; ``head``: each query head, key-value heads all stay.
+            Where none is shared, the two are the same.
         layout: ``layer``: as many in every layer (and, with unit head, in every group), so that the mask can be pruned to a
             standard model; ``global``: the best of all layers.
         rank: by the ``gate`` at the budget, or by its ``threshold`` (nested masks).
@@ -67,6 +68,10 @@ class Shape:
     def units(self, unit: Unit) -> int:
         """Return the number of gates of a layer."""
         return self.groups if unit == "kv_group" else self.heads
+
+    def dropped(self, unit: Unit) -> Unit:
+        """Return what a mask drops: a query head that shares its key-value head with no other takes that with it."""
+        return "kv_group" if self.heads == self.groups else unit
 
 
 class HeadGates(nn.Module):
@@ -137,10 +142,12 @@ def unit_mask(
     >>> scores = torch.tensor([[4.0, 3.0, 2.0, 1.0]])
     >>> unit_mask(scores, Shape(1, 4, 2), HeadOptions(unit="head"), 0.5).tolist()
     [[True, False, True, False]]
+    >>> unit_mask(scores, Shape(1, 4, 4), HeadOptions(unit="head"), 0.5).tolist()
+    [[True, True, False, False]]
     """
     if options.layout == "global":
         return global_mask(scores, max(shape.layers, rounded(budget, scores.numel())))
-    rows = scores.view(-1, shape.heads // shape.groups) if options.unit == "head" else scores
+    rows = scores.view(-1, shape.heads // shape.groups) if shape.dropped(options.unit) == "head" else scores
     count = kept if kept is not None else max(1, rounded(budget, rows.shape[-1]))
     return layer_mask(rows, count).view_as(scores)
 

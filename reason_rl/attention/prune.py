@@ -82,13 +82,14 @@ def choose_heads(scores: Float[Tensor, "layers units"], config: Any, options: He
     """
     check_budget(budget)
     shape = Shape.of(config)
-    most = shape.groups if options.unit == "kv_group" else shape.heads // shape.groups
+    unit = shape.dropped(options.unit)
+    most = shape.groups if unit == "kv_group" else shape.heads // shape.groups
     sizes = {n: (n * shape.heads // shape.groups, n) for n in range(1, most + 1)}
-    if options.unit == "head":
+    if unit == "head":
         sizes = {n: (n * shape.groups, shape.groups) for n in range(1, most + 1)}
     allowed = [n for n, size in sizes.items() if not config_refuses(config, *size)]
     count = min(reversed(allowed), key=lambda n: abs(n - budget * most))
-    standard = HeadOptions(options.unit, "layer", options.rank)
+    standard = HeadOptions(unit, "layer", options.rank)
     mask = unit_mask(scores, shape, standard, budget, kept=count)
     return Choice(mask.repeat_interleave(shape.heads // mask.shape[1], dim=1), budget, count / most)
 

@@ -15,7 +15,7 @@ class HeadsSpec(PolicySection):
     """Budgeted heads, for ``reason-rl heads``; training refuses a recipe that has them."""
 
     unit: Literal["kv_group", "head"] = "kv_group"
-    """What has a gate: a key-value head with its query heads, or each query head."""
+    """What has a gate: a key-value head with its query heads, or each query head; the same where none is shared."""
     rank: Literal["gate", "threshold"] = "gate"
     """What a budget keeps first: the most open gates at it, or those that open at the smallest budget (nested masks)."""
     budgets: list[HeadBudget] = Field(default=[0.25, 0.5, 0.75, 1.0], min_length=1)

@@ -118,6 +118,18 @@ def test_norms_rank_a_silenced_head_last():
     assert norm_scores(model, HeadOptions(unit="head"))[1].argsort()[:2].sort().values.tolist() == [2, 3]
 
 
+def test_heads_that_share_nothing_go_with_their_key_value_heads(ids):
+    model = make("llama", num_key_value_heads=8)
+    held = gated(model, "head")
+    choice = choose_heads(held.scores(0.5), model.config, held.options, 0.5)
+    assert choice.kept == 0.5
+    with at_budget(model, 0.5, "hard"):
+        expected = logits(model, ids)
+    smaller = prune(model, choice.mask)
+    assert (smaller.config.num_attention_heads, smaller.config.num_key_value_heads) == (4, 4)
+    assert torch.allclose(logits(smaller, ids), expected, atol=1e-5)
+
+
 def test_counts_that_a_configuration_refuses_are_passed_over():
     model = make("llama", num_attention_heads=5, num_key_value_heads=5, hidden_size=160)
     choice = choose_heads(norm_scores(model, HeadOptions()), model.config, HeadOptions(), 0.6)
