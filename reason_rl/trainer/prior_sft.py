@@ -87,7 +87,7 @@ def attach_prior(
         raise RecipeError("attention.prior: reads weights outside of the forward pass, which FSDP shards; use DDP")
     rows = trainer.train_dataset
     assert isinstance(rows, Dataset)
-    longest = max(len(row) for row in rows["input_ids"])
+    longest = max(len(ids) for ids in (*rows["input_ids"], *(row["input_ids"] for row in held_out)))
     if longest > spec.reference_tokens:
         raise RecipeError(
             f"attention.prior.reference_tokens: is {spec.reference_tokens}, but a row has {longest} tokens; set it to at "

@@ -256,6 +256,10 @@ def test_what_supervised_fine_tuning_refuses(sft):
     recipe, folder = sft("short", "attention.prior.reference_tokens=8")
     with pytest.raises(RecipeError, match="reference_tokens: is 8, but a row has"):
         trained(recipe, folder)
+    sft_module.make_traces()[0]["text"] = "12 " * 128
+    recipe, folder = sft("held", "attention.prior.guardian={held_out_traces: 1}")
+    with pytest.raises(RecipeError, match=r"reference_tokens: is 128, but a row has 1[3-9]\d tokens"):
+        trained(recipe, folder)
     recipe, folder = sft("all", "attention.prior.guardian={held_out_traces: 12}")
     with pytest.raises(RecipeError, match="12 of 12 leaves none to learn"):
         trained(recipe, folder)
