@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from reason_rl.attention.ssa import SSAOptions, add_ssa
 from reason_rl.attention.ssa_files import save_ssa
 from reason_rl.attention.supervised import SupervisedPrior
-from reason_rl.world.pretrain import batches
+from reason_rl.world.pretrain import batches, real_tokens
 from reason_rl.world.tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
@@ -88,5 +88,6 @@ def prior_of(spec: PriorSpec, config: PretrainConfig) -> Callable[[Any], Supervi
 
 
 def _traces(config: PretrainConfig, seed: int, count: int, split: str) -> list[dict[str, Any]]:
-    drawn = replace(config, seed=seed, traces=count, curriculum_share=0.0)
-    return list(islice(batches(drawn, build_tokenizer(), split), count))
+    drawn, tokenizer = replace(config, seed=seed, traces=count, curriculum_share=0.0), build_tokenizer()
+    found = islice(batches(drawn, tokenizer, split), count)
+    return [{**batch, "attention_mask": real_tokens(batch["input_ids"], tokenizer)} for batch in found]

@@ -40,7 +40,8 @@ class SupervisedPrior:
         model: it is changed in place.
         spec: the recipe's section.
         calibration: gives batches that content memberships are calibrated on, when the schedule begins.
-        held_out: batches with labels that Guardian's metric is the negative cross-entropy of.
+        held_out: batches with labels, and a mask where rows are padded, that Guardian's metric is the negative cross-entropy
+            of.
         seed: of sampled queries and of Guardian.
 
     Raises:
@@ -147,8 +148,9 @@ class SupervisedPrior:
         losses, saturated, training = [], 0.0, self.model.training
         self.model.eval()
         for number, batch in enumerate(self.held_out):
+            inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
             with self.watch.collecting() if number == 0 else contextlib.nullcontext():
-                logits = self.model(input_ids=batch["input_ids"], use_cache=False).logits[:, :-1].float()
+                logits = self.model(**inputs, use_cache=False).logits[:, :-1].float()
             if number == 0:
                 saturated = self.watch.saturation(self.weight if self.bias is not None else 0.0)
             goal = batch["labels"][:, 1:]

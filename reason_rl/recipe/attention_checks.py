@@ -12,6 +12,7 @@ Complaint = tuple[tuple[str, ...], str]
 PRIOR, SSA = ("attention", "prior"), ("attention", "ssa")
 SUPERVISED = ("pretrain", "sft")
 COMPLETION_TOKENS = 320  # PretrainConfig's default, which importing would load torch for
+PROMPT_TOKENS = 69  # of the tiny world's longest problem
 
 
 def check_attention(recipe: Recipe) -> Iterator[Complaint]:
@@ -68,11 +69,11 @@ def _rl(prior: PriorSpec) -> Iterator[Complaint]:
 def _pretraining(recipe: Recipe, prior: PriorSpec) -> Iterator[Complaint]:
     if recipe.pretrain.get("compile", True):
         yield ("pretrain", "compile"), "the prior watches or changes attention as it runs; set compile: false"
-    longest = recipe.pretrain.get("max_completion_tokens", COMPLETION_TOKENS)
+    longest = PROMPT_TOKENS + recipe.pretrain.get("max_completion_tokens", COMPLETION_TOKENS)
     if prior.reference_tokens < longest:
         yield (
             (*PRIOR, "reference_tokens"),
-            f"{prior.reference_tokens} is less than completions may have, {longest} tokens",
+            f"{prior.reference_tokens} is less than a prompt and its completion may have, {longest} tokens",
         )
     if prior.variant == "content" and not prior.begin and recipe.pretrain.get("start") is None:
         yield (*PRIOR, "begin"), "0 would calibrate content memberships on random weights; try 0.1"

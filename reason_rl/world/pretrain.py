@@ -177,6 +177,11 @@ def batches(
             yield {"input_ids": ids, "labels": labels}
 
 
+def real_tokens(ids: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """Return the attention mask of padded token ids: 0 where there is padding."""
+    return (ids != tokenizer.pad_token_id).long()
+
+
 def schedule(share: float, config: PretrainConfig) -> float:
     """Return the learning-rate factor at a share of the run: linear warm-up, constant, linear decay to zero."""
     return min(1.0, share / config.warmup_share, (1.0 - share) / config.decay_share)
@@ -216,9 +221,11 @@ def pretrain(
                 stepper.param_groups[0]["lr"] = rate * factor
             if attached is not None:
                 attached.before(step, seen / config.traces)
+            # Padding comes after all that is learned, so the model itself needs no mask; what watches attention does.
+            mask = None if attached is None else real_tokens(batch["input_ids"], tokenizer)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
                 with attached.watching() if attached is not None else nullcontext():
-                    loss = forward(input_ids=batch["input_ids"], labels=batch["labels"], use_cache=False).loss
+                    loss = forward(**batch, attention_mask=mask, use_cache=False).loss
                 total = loss if attached is None else loss + attached.term(step)
             total.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -11,6 +11,7 @@ from reason_rl.attention.inject import AttentionBias
 from reason_rl.attention.kl import AttentionKL, kl_to_prior
 from reason_rl.attention.memberships import calibrate, fit_regimes
 from reason_rl.attention.positions import places
+from reason_rl.attention.pretrain_run import prior_of
 from reason_rl.attention.prior import CLIP, Prior, sinkhorn, soft_blocks, static_memberships
 from reason_rl.attention.prior_files import load_prior, save_prior
 from reason_rl.attention.source import PriorSource
@@ -18,14 +19,16 @@ from reason_rl.attention.supervised import SupervisedPrior
 from reason_rl.errors import RecipeError, RunError
 from reason_rl.models import load_model
 from reason_rl.pipeline import run
-from reason_rl.recipe.attention_checks import COMPLETION_TOKENS
+from reason_rl.recipe.attention_checks import COMPLETION_TOKENS, PROMPT_TOKENS
 from reason_rl.recipe.attention_specs import PriorSpec
 from reason_rl.recipe.load import load_recipe
 from reason_rl.recipe.schema import ModelSection
 from reason_rl.rollout.backend import SamplingOptions, SamplingRequest
 from reason_rl.rollout.hf import HFBackend
 from reason_rl.run_folder import RunFolder
-from reason_rl.world.pretrain import PretrainConfig
+from reason_rl.world.families import CHAIN_OPERATIONS, LEVELS, PAIR_NUMBERS
+from reason_rl.world.pretrain import PretrainConfig, pretrain
+from reason_rl.world.tokenizer import build_tokenizer
 
 PLACES = 64
 SIZES = {
@@ -394,7 +397,11 @@ def test_what_a_recipe_of_rl_may_not_say(overrides, message):
         (["pretrain.compile=false", "attention.prior.variant=content"], "random weights; try 0.1"),
         (
             ["pretrain.compile=false", "pretrain.max_completion_tokens=600"],
-            "512 is less than completions may have, 600",
+            "512 is less than a prompt and its completion may have, 669",
+        ),
+        (
+            ["pretrain.compile=false", "pretrain.max_completion_tokens=444"],
+            "512 is less than a prompt and its completion may have, 513",
         ),
         (
             ["pretrain.compile=false", "model.attn_implementation=eager"],
@@ -416,6 +423,36 @@ def test_what_a_recipe_of_pretraining_may_not_say(overrides, message):
 
 def test_the_default_that_a_check_knows_is_that_of_pretraining():
     assert PretrainConfig().max_completion_tokens == COMPLETION_TOKENS
+
+
+def test_the_longest_prompt_that_a_check_knows_is_that_of_the_world():
+    words = max(2 + 2 * CHAIN_OPERATIONS[LEVELS[-1]][1], 3 + PAIR_NUMBERS[LEVELS[-1]][1])
+    chat = [{"role": "user", "content": "7 " * words}]
+    prompt = build_tokenizer().apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    assert len(prompt.split()) == PROMPT_TOKENS
+
+
+@pytest.mark.parametrize("mode", ["kl", "bias"])
+def test_padding_is_no_content_when_a_prior_is_pretrained_with(mode, tmp_path):
+    sizes = {"hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 48, "max_completion_tokens": 96}
+    config = PretrainConfig(**sizes, traces=60, tokens_per_batch=2048, curriculum_share=0.0, bf16=False, compile=False)
+    guardian = {"every": 2, "window": 1, "held_out_traces": 8}
+    spec = PriorSpec(
+        reference_tokens=165, mode=mode, variant="content", begin=0.1, calibration_traces=4, guardian=guardian
+    )
+    seen = []
+
+    def look(module, args, inputs):
+        seen.append((inputs["input_ids"] != 0, inputs.get("attention_mask"), module.training))
+
+    def attach(model):
+        model.model.register_forward_pre_hook(look, with_kwargs=True)
+        return prior_of(spec, config)(model)
+
+    pretrain(config, tmp_path, attach=attach)
+    assert {training for _, _, training in seen} == {True, False}
+    assert all(mask is not None and torch.equal(mask.bool(), real) for real, mask, _ in seen)
+    assert not all(real.all() for real, _, _ in seen)
 
 
 def test_a_recipe_pretrains_with_a_prior_that_stays(tmp_path):
