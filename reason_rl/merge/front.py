@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -101,15 +102,20 @@ def read_merges(path: Path) -> list[dict[str, Any]]:
     """Read evaluated merges, one JSON object a line.
 
     Raises:
-        RecipeError: for a file that is not there, or naming the line that lacks a field.
+        RecipeError: for a file that is not there, or naming the line that lacks a field or holds what is no finite number.
     """
     if not path.is_file():
         raise RecipeError(f"merge-front: no file {path}")
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            row = json.loads(line)
-            rows.append({name: row[name] for name in FIELDS})
+            row = {name: json.loads(line)[name] for name in FIELDS}
+            if not isinstance(row["weights"], list):
+                raise ValueError("weights is no list")
+            for value in (*row["weights"], row["accuracy"], row["completion_tokens"]):
+                if not isinstance(value, int | float) or not math.isfinite(value):
+                    raise ValueError(f"{value} is no finite number")
+            rows.append(row)
         except (KeyError, TypeError, ValueError) as error:
             raise RecipeError(f"{path}:{number}: needs {', '.join(FIELDS)} ({error})") from error
     return rows

@@ -7,7 +7,7 @@ import pytest
 
 from reason_rl.cli import app
 from reason_rl.errors import RecipeError
-from reason_rl.merge.front import fit, front
+from reason_rl.merge.front import fit, front, read_merges
 
 
 def quadratic(weights, constant, linear, curvature):
@@ -67,6 +67,22 @@ def test_too_little_to_go_by(merges):
         front([{**row, "weights": [0.5, row["weights"][1]]} for row in merges], 5)
     with pytest.raises(RecipeError, match=r"rows of \[1, 2\] weights"):
         front([*merges, {**merges[0], "weights": [0.5]}], 5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"weights": 0.8}, "weights is no list"),
+        ({"weights": ["a"]}, "a is no finite number"),
+        ({"accuracy": None}, "None is no finite number"),
+        ({"completion_tokens": float("inf")}, "inf is no finite number"),
+    ],
+)
+def test_a_line_that_holds_no_numbers_is_named(merges, tmp_path, changed, why):
+    file = tmp_path / "merges.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in (merges[0], {**merges[1], **changed})))
+    with pytest.raises(RecipeError, match=rf"merges.jsonl:2: needs weights, accuracy, completion_tokens \({why}\)"):
+        read_merges(file)
 
 
 def test_the_command(merges, tmp_path, capsys):
