@@ -103,7 +103,7 @@ def calibrate(
     def looking(layer: int) -> Any:
         def before(_module: Any, args: Any, inputs: dict[str, Any]) -> None:
             hidden = args[0] if args else inputs["hidden_states"]
-            seen[layer].append(hidden[found[-1] >= 0].float().cpu())
+            seen[layer].append(hidden[found[-1] >= 0].cpu())
 
         return before
 
@@ -124,11 +124,11 @@ def calibrate(
     if not found:
         raise RunError("attention.prior: nothing to calibrate memberships on")
     place = torch.cat([some[some >= 0].cpu() for some in found])
-    states = {layer: torch.cat(parts) for layer, parts in seen.items()}
-    return {
-        layer: mean_by_place(fit_regimes(some, regimes).memberships(some), place, tokens)
-        for layer, some in states.items()
-    }
+
+    def frozen(states: Tensor) -> Tensor:
+        return mean_by_place(fit_regimes(states, regimes).memberships(states), place, tokens)
+
+    return {layer: frozen(torch.cat(seen.pop(layer))) for layer in tuple(seen)}
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int, device: Any = None) -> dict[str, Tensor]:
