@@ -15,7 +15,7 @@ from reason_rl.attention.heads_files import save_heads
 from reason_rl.attention.heads_module import HeadOptions, Shape
 from reason_rl.attention.heads_train import NOT_LEARNED, Batch, HeadTraining, sensitivity, train_heads
 from reason_rl.errors import RecipeError
-from reason_rl.models import context_tokens, load_model, load_tokenizer, refuse_adapter, refuse_kept
+from reason_rl.models import context_tokens, load_model, load_tokenizer, refuse_adapter, refuse_kept, to_accelerator
 from reason_rl.problem.prompt import check_context, render_prompts
 from reason_rl.problem.sources import load_problems
 from reason_rl.rollout.backend import SamplingOptions, SamplingRequest, sampling_seed
@@ -41,7 +41,7 @@ def teach_heads(recipe: Recipe, out: Path, say: Callable[[str], None]) -> dict[s
             unit a layer, or an ``out`` in use.
     """
     section = _checked(recipe, out)
-    tokenizer, model = load_tokenizer(recipe.model), load_model(recipe.model)
+    tokenizer, model = load_tokenizer(recipe.model), to_accelerator(load_model(recipe.model))
     refuse_kept(model, "which reason-rl heads would not save")
     if Shape.of(decoder_of(model).config).units(section.unit) == 1:
         raise RecipeError(f"attention.heads.unit: {section.unit} makes one gate a layer, so there is nothing to choose")
@@ -50,7 +50,8 @@ def teach_heads(recipe: Recipe, out: Path, say: Callable[[str], None]) -> dict[s
     torch.manual_seed(recipe.seed)
     options = HeadOptions(unit=section.unit, rank=section.rank)
     pad = tokenizer.convert_tokens_to_ids(str(tokenizer.pad_token))
-    batches = endless(traces, section.batch_rows, int(pad), recipe.seed)  # type: ignore[arg-type]
+    drawn = endless(traces, section.batch_rows, int(pad), recipe.seed)  # type: ignore[arg-type]
+    batches = ({name: part.to(model.device) for name, part in batch.items()} for batch in drawn)
     scores = sensitivity(model, batches, SENSITIVITY_BATCHES, options)
     held = train_heads(model, batches, options, training_of(section, recipe.seed), say, scores)
     state = {name: tensor for name, tensor in model.state_dict().items() if "head_gates" not in name}

@@ -101,7 +101,7 @@ def train_heads(
     held = add_heads(model, options)
     if scores is not None:
         with torch.no_grad():
-            held.offset.add_(standing(scores))
+            held.offset.add_(standing(scores).to(held.offset))
     rng = random.Random(training.seed)
     model.train()
     for step, rate in _steps(model, held, training, training.soft_steps):

@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from reason_rl.attention import heads_run
 from reason_rl.attention.heads_files import has_heads, load_heads, save_heads
 from reason_rl.attention.heads_module import HeadOptions, add_heads, at_mask
 from reason_rl.attention.prune import fold
@@ -82,10 +83,13 @@ def test_prune_names_its_folder_after_the_model(tmp_path, monkeypatch):
     assert (tmp_path / "outputs" / "tiny-random-llama-heads-0.5" / "pruned.json").exists()
 
 
-def test_heads_teaches_and_prune_reads_it(tmp_path):
+def test_heads_teaches_and_prune_reads_it(tmp_path, monkeypatch):
+    moved = []
+    monkeypatch.setattr(heads_run, "to_accelerator", lambda model: moved.append(model) or model)
     taught = run("heads", "tiny/dler", "--out", tmp_path / "taught", *SHORT, *HEADS, *SMALL, "--json")
     assert taught["traces"] == 12
     assert 0 < taught["gates"]["0.5"] < taught["gates"]["1"] == 1.0
+    assert len(moved) == 1
     assert has_heads(tmp_path / "taught")
     start = load_model(ModelSection(path="tiny-random-llama"))
     trained = AutoModelForCausalLM.from_pretrained(tmp_path / "taught")
