@@ -31,11 +31,12 @@ from reason_rl.stopping.workflow import MIN_THRESHOLD
 
 @dataclass(frozen=True)
 class Exits:
-    """The server's probe; without a certificate its exits are never certified."""
+    """The server's probe and the hash of its parameters; without a certificate its exits are never certified."""
 
     probe: Probe
     card: ProbeCard
     certificate: Certificate | None
+    digest: str
 
 
 def open_exits(folder: Path, made_with: Fingerprint) -> Exits:
@@ -53,7 +54,7 @@ def open_exits(folder: Path, made_with: Fingerprint) -> Exits:
             f"{folder}: the threshold was certified with model.end_think_token {ends[0]}, the probe fitted with {ends[1]}; "
             "calibrate again"
         )
-    return Exits(probe, card, certificate)
+    return Exits(probe, card, certificate, probe.digest())
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class Policies:
         if ask.risk is not None:
             lowest = certificate.threshold_at(ask.risk)
             if lowest == float("inf"):
-                needed = problems_needed(ask.risk, guarantee.confidence)
+                needed = problems_needed(ask.risk / guarantee.shift, guarantee.confidence)
                 raise ApiError(
                     400,
                     f"stop.probe.risk: {ask.risk:g} needs {needed} calibration problems, the certificate rests on "
@@ -154,7 +155,7 @@ class Policies:
         conditions = replace(
             held,
             fingerprint=exits.card.fingerprint,
-            probe=exits.probe.digest(),
+            probe=exits.digest,
             cues=exits.card.cues.describe(),
             elicitor=asdict(exits.card.elicitor),
             end_think=exits.card.end_think,

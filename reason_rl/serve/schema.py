@@ -212,6 +212,7 @@ def read_body(kind: type[Read], raw: bytes) -> Read:
                 only = json.dumps(NEUTRAL[name])
                 raise ApiError(400, f"{name}: is not supported, only {only} is; leave it out", name, "unsupported")
             continue
+        _check_text(name, value)
         wanted[name] = value
     try:
         return kind.model_validate(wanted)
@@ -219,6 +220,15 @@ def read_body(kind: type[Read], raw: bytes) -> Read:
         first = error.errors()[0]
         param = _place(first["loc"])
         raise ApiError(400, f"{param or 'the body'}: {_reason(kind, first)}", param or None) from None
+
+
+def _check_text(name: str, value: Any) -> None:
+    """Raise ApiError for half a surrogate pair, which JSON can write down and UTF-8 cannot."""
+    try:
+        json.dumps([name, value], ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        shown = ascii(name)[1:-1]
+        raise ApiError(400, f"{shown}: holds half of a surrogate pair, which is no text", shown) from None
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -8,11 +8,16 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from reason_rl.content import find_content
+from reason_rl.rollout.backend import SamplingOptions
 from reason_rl.serve.engine import Token
 from reason_rl.serve.errors import ApiError
-from reason_rl.serve.policy import asked_as
+from reason_rl.serve.policy import Asked, Exits, Policies, asked_as, open_exits
 from reason_rl.serve.schema import ChatRequest, CompletionRequest, ProbeAsk, StopAsk, read_body
 from reason_rl.serve.text import Decoder, Reader, StopTexts
+from reason_rl.stopping.artefact import Certificate, Conditions, Fingerprint, save_certificate
+from reason_rl.stopping.conformal import certify
+from reason_rl.stopping.probe import Probe
 from reason_rl.stopping.thinking import ThinkTokens
 
 END, START, EOS, BOXED, CLOSE = 6, 5, 1, 7, 8
@@ -233,3 +238,46 @@ def test_a_body_that_is_no_object_is_one_line(raw):
 def test_messages_are_those_of_a_template_or_not(prompt, messages, same):
     chat = messages and [{"role": role, "content": content} for role, content in messages]
     assert asked_as(prompt, chat) is same
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"model": "m", "messages": [{"role": "user", "content": "\ud83d"}]}, "messages"),
+        ({"model": "m\ude00", "messages": [{"role": "user", "content": "x"}]}, "model"),
+        ({"model": "m", "messages": [{"role": "user", "content": "x"}], "\ud83d": 1}, r"\ud83d"),
+    ],
+)
+def test_half_a_surrogate_pair_is_no_text(body, param):
+    with pytest.raises(ApiError, match="holds half of a surrogate pair") as caught:
+        read_body(ChatRequest, json.dumps(body).encode())
+    assert (caught.value.status, caught.value.param) == (400, param)
+    json.dumps(caught.value.body(), ensure_ascii=False).encode()
+    whole = {"model": "m", "messages": [{"role": "user", "content": "\U0001f600"}]}
+    assert read_body(ChatRequest, json.dumps(whole).encode()).messages[0].content == "\U0001f600"
+
+
+def test_the_problems_that_a_risk_needs_count_the_shift_of_the_certificate():
+    guarantee = certify([float("-inf")] * 200, 0.2, 0.9, shift=4)
+    certificate = Certificate(guarantee, None, (), {"bad_scores": []}, {"sources": [], "levels": []})
+    ask, asked = StopAsk(probe={"risk": 0.01}), Asked(8, SamplingOptions(), None)
+    with pytest.raises(ApiError, match=r"risk: 0\.01 needs 920 calibration problems, the certificate rests on 200"):
+        Policies(TOKENS, True, Exits(None, None, certificate, "")).choose(ask, asked)
+
+
+def test_a_request_does_not_hash_the_probe(tmp_path, monkeypatch):
+    shipped = find_content("eval/stopping/tiny-probe/probe.json").parent
+    for name in ("probe.json", "probe.safetensors"):
+        (tmp_path / name).write_bytes((shipped / name).read_bytes())
+    card = json.loads((tmp_path / "probe.json").read_text())
+    made_with = Fingerprint(**card["fingerprint"])
+    sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 8}
+    prompt = {"template": "{prompt}", "system": None}
+    parts = (card["probe"], card["cues"], card["elicitor"], prompt, sampling, "exact/box", "</think>")
+    guarantee = certify([float("-inf")] * 48, 0.1, 0.9)
+    held = Conditions(made_with, *parts)
+    save_certificate(tmp_path, Certificate(guarantee, held, (), {"bad_scores": []}, {"sources": [], "levels": []}))
+    exits = open_exits(tmp_path, made_with)
+    monkeypatch.setattr(Probe, "digest", lambda self: pytest.fail("hashed again"))
+    asked = Asked(8, SamplingOptions(1.0, 1.0, 0), [{"role": "user", "content": "1 + 1"}])
+    assert Policies(TOKENS, True, exits).choose(StopAsk(probe=True), asked).says["probe"]["certified"] is True
