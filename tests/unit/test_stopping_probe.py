@@ -81,6 +81,8 @@ def test_word_cues_of_a_tokenizer_and_their_recall(tiny_tokenizer):
     assert [n for n in range(len(ids) + 1) if cues.at(ids[:n], n)] == [7, 14]
     assert recall(cues, tiny_tokenizer, [ids], ["wait"]) == 1.0
     assert recall(cues, tiny_tokenizer, [ids], ["wait", "again"]) == pytest.approx(2 / 3)
+    # A cue at every token finds no words.
+    assert recall(word_cues(tiny_tokenizer, ["wait"], every=1), tiny_tokenizer, [ids], ["wait", "again"]) < 0.7
     with pytest.raises(RecipeError, match="cannot write 'hmm'"):
         word_cues(tiny_tokenizer, ["hmm"])
 
