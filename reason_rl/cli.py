@@ -172,7 +172,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="End thinking by strength:X (engines hf, vllm), budget:TOKENS, no_thinking or probe:FOLDER (engine hf); "
-            "a server of reason-rl serve takes them too, and probe:RISK."
+            "a server of reason-rl serve takes strength, budget and probe:RISK."
         ),
     ] = None,
     batch_rows: Annotated[

@@ -84,17 +84,20 @@ class TokenCounter:
 def stop_field(name: str | None) -> dict[str, Any] | None:
     """Return what ``eval.stop`` asks of a server of ``reason-rl serve``, whose probe is its own: ``probe:RISK``.
 
-    >>> stop_field("strength:1.5"), stop_field("no_thinking"), stop_field("probe:0.05"), stop_field(None)
-    ({'strength': 1.5}, {'budget': 0}, {'probe': {'risk': 0.05}}, None)
+    >>> stop_field("strength:1.5"), stop_field("budget:512"), stop_field("probe:0.05"), stop_field(None)
+    ({'strength': 1.5}, {'budget': 512}, {'probe': {'risk': 0.05}}, None)
 
     Raises:
-        RecipeError: for a strength or risk that is no number.
+        RecipeError: for a strength or risk that is no number, and for no_thinking, whose answer is sampled: a server answers
+            greedily where it closes thinking.
     """
     if name is None:
         return None
     kind, _, value = name.partition(":")
     if kind == "no_thinking":
-        return {"budget": 0}
+        raise RecipeError(
+            "--stop no_thinking: with --url the answer would be greedy, not sampled; evaluate the model with engine hf"
+        )
     if kind == "budget":
         return {"budget": int(value)}
     try:

@@ -9,7 +9,7 @@ import pytest
 
 from reason_rl import cli
 from reason_rl.errors import RecipeError, RunError
-from reason_rl.evaluate.endpoint import TokenCounter, evaluate_endpoint
+from reason_rl.evaluate.endpoint import TokenCounter, evaluate_endpoint, stop_field
 from reason_rl.evaluate.records import part_of, read_rows
 from reason_rl.evaluate.suites import EvalChanges, evaluate_suites, suite_recipe
 from reason_rl.rollout.backend import SamplingOptions
@@ -271,3 +271,8 @@ def test_a_way_of_stopping_is_asked_of_the_server_and_stands_in_the_header(serve
 def test_options_that_do_not_fit_are_refused(words, message):
     with pytest.raises(RecipeError, match=message):
         cli.app(["eval", *words], standalone_mode=False)
+
+
+def test_an_answer_without_thinking_is_sampled_or_refused():
+    with pytest.raises(RecipeError, match="--stop no_thinking: with --url the answer would be greedy"):
+        stop_field("no_thinking")
