@@ -11,6 +11,7 @@ Source: our choice; the probe is that of LYNX (arXiv 2512.05325).
 """
 
 from reason_rl.algorithm.reward import Reward
+from reason_rl.models import Dtype
 from reason_rl.stopping.judge import ExitJudge, share_kept
 
 
@@ -18,9 +19,11 @@ def reward(
     *,
     probe: str = "eval/stopping/tiny-probe",
     model: str = "tiny-reasoner",
+    dtype: Dtype = "float32",
+    revision: str | None = None,
     threshold: float = 0.9,
     weight: float = 0.5,
 ) -> Reward:
     """Return correctness, less up to ``weight`` of it for what is written after the probe's score passes ``threshold``."""
-    judge = ExitJudge(probe, model)
+    judge = ExitJudge(probe, model, dtype, revision)
     return lambda batch: batch.correct * share_kept(batch.length, judge.first_sure(batch, threshold), weight)

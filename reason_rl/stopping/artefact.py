@@ -105,11 +105,16 @@ def load_probe(folder: Path, made_with: Fingerprint) -> tuple[Probe, ProbeCard]:
         raise RecipeError(f"{folder}: cannot be read as a probe ({error})") from error
     if probe.digest() != record.get("probe"):
         raise RecipeError(f"{folder}: {PROBE_FILE} is not the one that {CARD_FILE} describes")
-    for part in ("model", "tokenizer"):
-        if getattr(card.fingerprint, part) != getattr(made_with, part):
-            raise RecipeError(
-                f"{folder}: the probe was made with another {part}; its scores mean nothing here. Fit a probe for this one"
-            )
+    if card.fingerprint.model != made_with.model:
+        known = ", ".join(str(card.figures[name]) for name in ("model", "revision", "dtype") if card.figures.get(name))
+        raise RecipeError(
+            f"{folder}: the probe was made with another model{known and f' ({known})'}, or with its weights in another type "
+            "(dtype); its scores mean nothing here. Name that model and type, or fit a probe for this one"
+        )
+    if card.fingerprint.tokenizer != made_with.tokenizer:
+        raise RecipeError(
+            f"{folder}: the probe was made with another tokenizer; its scores mean nothing here. Fit a probe for this one"
+        )
     return probe, card
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from reason_rl.content import find_content
-from reason_rl.models import load_model, load_tokenizer
+from reason_rl.errors import RecipeError
+from reason_rl.models import Dtype, load_model, load_tokenizer, to_accelerator
 from reason_rl.recipe.schema import ModelSection
 from reason_rl.rollout.batch import RolloutBatch
 from reason_rl.rollout.hf import sampling_mode
@@ -20,7 +21,7 @@ from reason_rl.stopping.artefact import CARD_FILE, ProbeCard, fingerprint, load_
 from reason_rl.stopping.label import cue_places
 from reason_rl.stopping.probe import Probe
 from reason_rl.stopping.states import tapped
-from reason_rl.stopping.thinking import ThinkTokens, think_tokens
+from reason_rl.stopping.thinking import ThinkTokens, think_tokens, whole_completion
 
 ROWS = 32  # read together
 
@@ -58,23 +59,36 @@ class ExitJudge:
     Args:
         folder: of the probe; found like a reward file.
         model: the model that it was fitted on.
+        dtype: of its weights then.
+        revision: of the model on the hub.
+
+    Raises:
+        RecipeError: for a dtype that is none.
     """
 
     folder: str
     model: str
+    dtype: Dtype = "float32"
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in get_args(Dtype):
+            raise RecipeError(f"dtype {self.dtype}: is none of {', '.join(get_args(Dtype))}")
 
     @cached_property
     def loaded(self) -> Loaded:
-        """Load model and probe.
+        """Load model and probe; the model goes to the accelerator, where there is one.
 
         Raises:
             RecipeError: for a probe of another model, or none.
         """
-        section = ModelSection(path=self.model)
+        section = ModelSection(path=self.model, dtype=self.dtype, revision=self.revision)
         model, tokenizer = load_model(section).eval(), load_tokenizer(section)
         found: Path = find_content(f"{self.folder}/{CARD_FILE}").parent
         probe, card = load_probe(found, fingerprint(model, tokenizer))
-        return Loaded(model, think_tokens(model, tokenizer, section.end_think_token), probe, card)
+        end = card.end_think
+        tokens = whole_completion(model, tokenizer) if end is None else think_tokens(model, tokenizer, end)
+        return Loaded(to_accelerator(model), tokens, probe, card)
 
     def first_sure(self, batch: RolloutBatch, threshold: float) -> Float[Tensor, " rows"]:
         """Return the completion tokens before the first cue whose score is above ``threshold``; nan where none is.

@@ -70,6 +70,7 @@ def fit_from(
     figures = {
         "model": setting.recipe.model.path,
         "revision": setting.recipe.model.revision,
+        "dtype": str(setting.backend.model.dtype).removeprefix("torch."),
         "cue_recall": found,
         **_figures(fit, traces, plan.target),
     }

@@ -1,5 +1,7 @@
 """The frozen probe as a judge of rollouts: it is sure where exits online would have been."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,6 +14,8 @@ from reason_rl.problem.sources import load_problems
 from reason_rl.recipe.schema import ModelSection, PromptSection, WorldData
 from reason_rl.rollout.backend import SamplingOptions, SamplingRequest
 from reason_rl.rollout.batch import RolloutBatch
+from reason_rl.stopping import judge as judge_module
+from reason_rl.stopping.artefact import fingerprint, save_probe
 from reason_rl.stopping.generate import StoppingBackend
 from reason_rl.stopping.judge import ExitJudge, share_kept
 from reason_rl.stopping.rule import StopPolicy
@@ -78,3 +82,23 @@ def test_nothing_is_loaded_before_a_trace_and_a_strange_probe_is_refused():
         _ = judge.loaded
     with pytest.raises(RecipeError, match="no file nowhere"):
         _ = ExitJudge("nowhere", "tiny-reasoner").loaded
+
+
+def test_a_probe_of_weights_in_another_type_is_read_with_that_type(tmp_path, monkeypatch):
+    section = ModelSection(dtype="bfloat16")
+    shipped = ExitJudge(FOLDER, "tiny-reasoner").loaded
+    made_with = fingerprint(load_model(section), load_tokenizer(section))
+    figures = {"model": "tiny-reasoner", "revision": None, "dtype": "bfloat16"}
+    save_probe(tmp_path, shipped.probe, replace(shipped.card, fingerprint=made_with, end_think=None, figures=figures))
+    with pytest.raises(
+        RecipeError, match=r"another model \(tiny-reasoner, bfloat16\), or with its weights in another type"
+    ):
+        _ = ExitJudge(str(tmp_path), "tiny-reasoner").loaded
+    moved = []
+    monkeypatch.setattr(judge_module, "to_accelerator", lambda model: moved.append(model) or model)
+    loaded = ExitJudge(str(tmp_path), "tiny-reasoner", "bfloat16").loaded
+    assert loaded.model.dtype == torch.bfloat16
+    assert moved == [loaded.model]
+    assert loaded.tokens.start is None
+    with pytest.raises(RecipeError, match="dtype bf16: is none of float32, bfloat16"):
+        load_reward(find_content("rewards/probe_exit.py"), dtype="bf16")
