@@ -47,6 +47,18 @@ def extend(mask: Int[Tensor, "rows seen"], tokens: int) -> Int[Tensor, "rows lon
     return torch.nn.functional.pad(mask, (0, tokens), value=1)
 
 
+def entropy_nats(logits: Float[Tensor, "*rows vocab"]) -> Float[Tensor, "*rows"]:
+    """Return the entropy of the next token in nats, ``-sum p ln p``.
+
+    >>> two = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.97, 0.01, 0.01, 0.01]]).log()
+    >>> [round(value, 4) for value in entropy_nats(two).tolist()]
+    [1.3863, 0.1677]
+    """
+    # Apple's devices have no float64.
+    logps = logits.to(torch.float32 if logits.device.type == "mps" else torch.float64).log_softmax(dim=-1)
+    return -(logps.exp() * logps.clamp(min=-1e30)).sum(dim=-1)
+
+
 def side_decode(
     model: PreTrainedModel, cache: Cache, mask: Int[Tensor, "rows seen"], rows: Sequence[int], ask: Ask
 ) -> list[Trial]:
@@ -68,7 +80,8 @@ def side_decode(
     copy, seen = fork(cache, chosen), mask[chosen]
     suffix = torch.tensor([ask.suffix] * len(rows), device=mask.device)
     seen = extend(seen, suffix.shape[1])
-    first = logits = feed(model, suffix, seen, copy).float()
+    logits = feed(model, suffix, seen, copy).float()
+    entropies = entropy_nats(logits).tolist()
     written: list[list[int]] = [[] for _ in rows]
     logps: list[list[float]] = [[] for _ in rows]
     open_rows = set(range(len(rows))) if ask.max_tokens else set()
@@ -83,4 +96,4 @@ def side_decode(
         if open_rows:
             seen = extend(seen, 1)
             logits = feed(model, best.indices[:, None], seen, copy).float()
-    return [Trial(tuple(w), tuple(p), first[i]) for i, (w, p) in enumerate(zip(written, logps, strict=True))]
+    return [Trial(tuple(w), tuple(p), e) for w, p, e in zip(written, logps, entropies, strict=True)]

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 from reason_rl.errors import RecipeError
 from reason_rl.rollout.cache import chunked_cache
 from reason_rl.stopping.cues import Cues
+from reason_rl.stopping.fork import entropy_nats
 from reason_rl.stopping.rule import Ask, Trial
 from reason_rl.stopping.states import check_layers, tapped
 from reason_rl.stopping.thinking import ThinkTokens
@@ -38,10 +39,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Exits:
-    """What was found at the cues of a trace: the states there, and what an exit would have written.
-
-    ``Trial.logits`` are empty unless they were asked for.
-    """
+    """What was found at the cues of a trace: the states there, and what an exit would have written."""
 
     features: Float[Tensor, "cues width"]
     trials: tuple[Trial, ...]
@@ -98,7 +96,6 @@ def try_exits(
     ask: Ask,
     layers: Sequence[int],
     *,
-    keep_logits: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Exits]:
     """Return the states at each cue of each trace and the greedy continuation after ``ask.suffix`` there.
@@ -110,7 +107,6 @@ def try_exits(
         texts: finished traces.
         ask: suffix, length and stop tokens of the exits.
         layers: whose states to keep.
-        keep_logits: keep those after the suffix, a vocabulary at each cue.
         on_progress: called with (traces done, traces).
 
     Raises:
@@ -126,7 +122,7 @@ def try_exits(
     while start < len(order):
         size = _fitting([texts[i] for i in order[start:]], ask)
         chosen = order[start : start + size]
-        tried = _try_some(model, [texts[i] for i in chosen], ask, layers, keep_logits=keep_logits)
+        tried = _try_some(model, [texts[i] for i in chosen], ask, layers)
         found |= dict(zip(chosen, tried, strict=True))
         start += size
         if on_progress:
@@ -146,9 +142,7 @@ def _fitting(texts: Sequence[Text], ask: Ask) -> int:
     return len(texts)
 
 
-def _try_some(
-    model: PreTrainedModel, texts: Sequence[Text], ask: Ask, layers: Sequence[int], *, keep_logits: bool
-) -> list[Exits]:
+def _try_some(model: PreTrainedModel, texts: Sequence[Text], ask: Ask, layers: Sequence[int]) -> list[Exits]:
     device = model.device
     rows = [[*text.prompt, *text.completion] for text in texts]
     width, cues = max(map(len, rows)), max(1, *(len(text.cues) for text in texts))
@@ -163,7 +157,7 @@ def _try_some(
         states = tap.features()
     trials: list[list[Trial]] = [[] for _ in texts]
     for group in seen.split(GROUP_CUES, dim=1):
-        for row, tried in enumerate(_Branches(model, cache, group, width, ask).decode(keep_logits=keep_logits)):
+        for row, tried in enumerate(_Branches(model, cache, group, width, ask).decode()):
             trials[row] += tried
         cache.crop(width - cache.get_seq_length())
     exits = []
@@ -184,7 +178,7 @@ class _Branches:
     width: int
     ask: Ask
 
-    def decode(self, *, keep_logits: bool) -> list[list[Trial]]:
+    def decode(self) -> list[list[Trial]]:
         """Decode all branches greedily and return what each wrote, its stop token included."""
         device = self.seen.device
         rows, cues = self.seen.shape
@@ -194,7 +188,9 @@ class _Branches:
         places = (self.seen[:, :, None] + torch.arange(size, device=device)).flatten(1)
         own = (owner[:, None] == owner) & (rank[:, None] >= rank)
         ends = torch.arange(size - 1, cues * size, size, device=device)
-        logits = first = self._feed(suffix.repeat(rows, cues), places, own, ends).float()
+        logits = self._feed(suffix.repeat(rows, cues), places, own, ends).float()
+        # A trace at a time: float64 over a vocabulary at each cue is large.
+        entropies = torch.stack([entropy_nats(row) for row in logits])
         tokens = torch.zeros(rows, cues, 0, dtype=torch.long, device=device)
         logps = torch.zeros(rows, cues, 0, device=device)
         stop, ended = (
@@ -211,10 +207,9 @@ class _Branches:
             owner = torch.cat([owner, lanes])
             places = self.seen + size + tokens.shape[2] - 1
             logits = self._feed(best.indices, places, lanes[:, None] == owner, lanes).float()
-        kept = first.cpu() if keep_logits else first.new_zeros(rows, cues, 0).cpu()
         return [
             [_up_to(*branch, self.ask.stop) for branch in zip(*row, strict=True)]
-            for row in zip(tokens.tolist(), logps.tolist(), kept, strict=True)
+            for row in zip(tokens.tolist(), logps.tolist(), entropies.tolist(), strict=True)
         ]
 
     def _feed(self, ids: Tensor, places: Tensor, own: Bool[Tensor, "queries keys"], keep: Tensor) -> Tensor:
@@ -237,7 +232,7 @@ class _Branches:
         return torch.as_tensor(output.logits)
 
 
-def _up_to(ids: Sequence[int], logps: Sequence[float], logits: Tensor, stop: Sequence[int]) -> Trial:
+def _up_to(ids: Sequence[int], logps: Sequence[float], entropy: float, stop: Sequence[int]) -> Trial:
     """Return the trial up to and including the first stop token."""
     length = next((place + 1 for place, token in enumerate(ids) if token in stop), len(ids))
-    return Trial(tuple(ids[:length]), tuple(logps[:length]), logits)
+    return Trial(tuple(ids[:length]), tuple(logps[:length]), entropy)

@@ -122,7 +122,7 @@ def record(
         for request, sample, row in zip(requests, samples, places, strict=True)
     ]
     with sampling_mode(backend.model):
-        exits = try_exits(backend.model, texts, elicitor.ask(), layers, keep_logits=True)
+        exits = try_exits(backend.model, texts, elicitor.ask(), layers)
     cut = [sample.finish_reason == "length" for sample in samples]
     verdicts = grader.verifier.verify(
         [grader.extracted(sample.token_ids) for sample in samples], [problem.answer for problem in problems]
@@ -237,4 +237,4 @@ def _recorded(trial: Trial, ask: Ask, elicitor: Elicitor) -> Trial:
         or (ask.max_tokens and ask.stop != wanted.stop)
     ):
         raise ValueError(f"{ask} was not recorded; the recording tried {wanted}")
-    return Trial(trial.token_ids[: ask.max_tokens], trial.logps[: ask.max_tokens], trial.logits)
+    return Trial(trial.token_ids[: ask.max_tokens], trial.logps[: ask.max_tokens], trial.entropy)

@@ -52,12 +52,12 @@ class Trial:
     Args:
         token_ids: written greedily after the suffix, the stop token included when it came.
         logps: their log-probabilities at temperature 1.
-        logits: of the position right after the suffix, [vocabulary].
+        entropy: of the token right after the suffix, in nats.
     """
 
     token_ids: tuple[int, ...]
     logps: tuple[float, ...]
-    logits: Float[Tensor, " vocab"]
+    entropy: float
 
 
 class Look(NamedTuple):

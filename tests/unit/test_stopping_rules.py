@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from reason_rl.rollout.backend import SamplingOptions, SamplingRequest
 from reason_rl.stopping.cues import Cues
+from reason_rl.stopping.fork import entropy_nats
 from reason_rl.stopping.generate import StoppingBackend
 from reason_rl.stopping.probe import Probe
 from reason_rl.stopping.rule import Ask, Elicitor, Exit, Insert, Look, Score, StopPolicy, Trial
 from reason_rl.stopping.rules.concise_hint import ConciseHint, interval
 from reason_rl.stopping.rules.consistency import DYNASOR, AnswerConsistency, certaindex
 from reason_rl.stopping.rules.deer import Deer
-from reason_rl.stopping.rules.entropy import EntropyAfterThink, Moving, entropy_nats, follow
+from reason_rl.stopping.rules.entropy import EntropyAfterThink, Moving, follow
 from reason_rl.stopping.rules.no_thinking import NoThinking
 from reason_rl.stopping.rules.patience import patience_exit, patient
 from reason_rl.stopping.rules.plan_budget import WORDS_BY_LEVEL, decay, share_out, uncertainty_budgets
@@ -46,7 +47,7 @@ def run_script(rule, drawn, trials=(), features=None):
 
 
 def answered(*tokens, p=0.5):
-    return Trial(tuple(tokens), (math.log(p),) * len(tokens), torch.zeros(4))
+    return Trial(tuple(tokens), (math.log(p),) * len(tokens), math.log(4))
 
 
 def boxed(ids):
@@ -120,14 +121,15 @@ def test_entropy_of_a_worked_series_and_of_a_constant_series():
 
 def test_entropy_does_not_depend_on_the_order_of_tokens_and_takes_masked_ones():
     logits = torch.randn(50, generator=torch.Generator().manual_seed(0))
-    assert entropy_nats(logits.flip(0)) == pytest.approx(entropy_nats(logits))
-    assert entropy_nats(torch.tensor([0.0, -torch.inf, 0.0])) == pytest.approx(math.log(2))
+    assert float(entropy_nats(logits.flip(0))) == pytest.approx(float(entropy_nats(logits)))
+    masked = torch.tensor([[0.0, -torch.inf, 0.0], [0.0, 0.0, 0.0]])
+    assert entropy_nats(masked).tolist() == pytest.approx([math.log(2), math.log(3)])
 
 
 @pytest.mark.parametrize(("min_looks", "threshold", "place"), [(1, 0.85, 2), (4, 0.85, 4), (1, 0.0, None)])
 def test_entropy_exits_when_it_has_settled_and_not_before_the_minimum(min_looks, threshold, place):
     rule = EntropyAfterThink(EVERY, (END,), ELICITOR, threshold, min_looks=min_looks)
-    _, asked, exit_at = run_script(rule, [30] * 8, [Trial((), (), torch.zeros(4))] * 8)
+    _, asked, exit_at = run_script(rule, [30] * 8, [Trial((), (), math.log(4))] * 8)
     assert exit_at == place
     assert all(ask == Ask((END,), 0, ()) for _, ask in asked)
     with pytest.raises(ValueError, match="rate"):

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from jaxtyping import Float
-from torch import Tensor
-
 from reason_rl.stopping.cues import Cues
 from reason_rl.stopping.rule import GO, Action, Ask, Elicitor, Look
 
@@ -38,17 +35,6 @@ def follow(state: Moving, value: float, rate: float) -> Moving:
         return Moving(value, state.variance, 1)
     mean = rate * value + (1 - rate) * state.mean
     return Moving(mean, rate * (value - mean) ** 2 + (1 - rate) * state.variance, state.seen + 1)
-
-
-def entropy_nats(logits: Float[Tensor, " vocab"]) -> float:
-    """Return the entropy of the next token in nats.
-
-    >>> import torch
-    >>> round(entropy_nats(torch.zeros(4)), 4), round(entropy_nats(torch.tensor([0.97, 0.01, 0.01, 0.01]).log()), 4)
-    (1.3863, 0.1677)
-    """
-    logps = logits.double().log_softmax(dim=-1)
-    return float(-(logps.exp() * logps.clamp(min=-1e30)).sum())
 
 
 @dataclass(frozen=True)
@@ -87,7 +73,7 @@ class EntropyAfterThink:
     def decide(self, state: Moving, look: Look) -> tuple[Moving, Action]:
         """Look at the entropy at a cue, and exit when it has settled."""
         if look.trial is not None:
-            state = follow(state, entropy_nats(look.trial.logits), self.rate)
+            state = follow(state, look.trial.entropy, self.rate)
             settled = state.seen >= self.min_looks and state.variance < self.threshold
             return state, self.elicitor.exit() if settled else GO
         return state, Ask(self.suffix, 0, ()) if self.cues.at(look.token_ids, look.think_tokens) else GO
