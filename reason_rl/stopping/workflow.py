@@ -316,7 +316,9 @@ def _scored(
     path, of_all = (
         traces_path(folder, setting.conditions(probe, card), card.layers, some, seed) for some in (problems, every)
     )
-    for kept in (path, of_all):
+    # With eval.limit there may be problems of a level that are not among the first of all levels.
+    among = {problem.id for problem in problems} <= {problem.id for problem in every}
+    for kept in (path, of_all) if among else (path,):
         if kept.is_file():
             say(f"traces from {kept}")
             return _only(problems, *load_traces(kept))

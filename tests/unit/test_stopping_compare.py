@@ -8,9 +8,11 @@ from typer.testing import CliRunner
 
 from reason_rl.bench.commands import bench_app
 from reason_rl.errors import RecipeError, RunError
+from reason_rl.recipe.load import load_recipe
 from reason_rl.stopping import compare, workflow
 from reason_rl.stopping.commands import probe_app
 from reason_rl.stopping.compare import BOUND, FULL, Run, saving_at_accuracy, summary
+from reason_rl.stopping.setting import open_setting
 
 SMALL = ["data.count=400", "eval.data.count=60", "eval.max_tokens=96", "eval.samples=1"]
 CALIBRATION = [*SMALL, "eval.data.split=calibration"]
@@ -109,6 +111,17 @@ def test_calibrating_again_samples_nothing_again(probe, monkeypatch):
             invoke(probe_app, "calibrate", "tiny/dler", probe, *CALIBRATION, "--risk", "0.2", "--json")
     finally:
         kept.write_text(kept.read_text()[3:])
+
+
+def test_the_problems_of_a_level_are_the_same_whatever_traces_are_kept(probe):
+    limited = [*SMALL, "eval.limit=20"]
+    first = invoke(probe_app, "check", "tiny/dler", probe, *limited, "--risk", "0.2", "--json")
+    assert first["traces"] == 20
+    hard = invoke(probe_app, "check", "tiny/dler", probe, *limited, "--level", "6", "--risk", "0.2", "--json")
+    with open_setting(load_recipe("tiny/dler", limited).recipe) as setting:
+        among = sum(problem.level == 6 for problem in setting.eval_problems())
+        wanted = len(setting.eval_problems([6]))
+    assert hard["traces"] == wanted > among
 
 
 def test_check_tells_what_happens_under_other_conditions(probe):
