@@ -254,7 +254,7 @@ def probe_compare(
 
     loaded = load_recipe(recipe, overrides or [])
     with open_setting(loaded.recipe, model) as setting:
-        result = run_comparison(make_kit(setting, probe, word, hint, learn_from, _say), out, _say)
+        result = run_comparison(make_kit(setting, probe, word, hint, learn_from), out, _say)
     write_page(out.with_suffix(".html"), comparison_page(result))
     lines = [
         f"{' '.join((row['rule'], row['setting']))}: accuracy {row['accuracy']:.1%}, {row['net_tokens']:.1f} net tokens, "

@@ -177,18 +177,31 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
 def start(path: Path, header: dict[str, Any]) -> dict[str, Run]:
     """Return the runs of an interrupted comparison with the same header; write the header when there is none.
 
+    A last line without its end, as a kill leaves it, is taken off.
+
     Raises:
-        RunError: when the file belongs to another comparison.
+        RunError: when the file belongs to another comparison, or a line is no JSON.
     """
     header = json.loads(json.dumps(header))
-    if not path.is_file():
+    lines = _whole_lines(path) if path.is_file() else []
+    if not lines:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(header) + "\n", encoding="utf-8")
         return {}
-    first, *lines = path.read_text(encoding="utf-8").splitlines()
-    if json.loads(first) != header:
+    known, *runs = (_record(path, number, line) for number, line in enumerate(lines, start=1))
+    if known != header:
         raise RunError(f"{path}: holds another comparison; remove it, or give another --out")
-    return {run.key: run for run in map(_read, lines)}
+    return {run.key: run for run in map(_run, runs)}
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """Return the lines of a file, whose end is cut where it is in the middle of one."""
+    raw = path.read_bytes()
+    whole = raw[: raw.rfind(b"\n") + 1]
+    if whole != raw:
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return whole.splitlines()
 
 
 def keep(path: Path, run: Run) -> None:
@@ -198,8 +211,14 @@ def keep(path: Path, run: Run) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def _read(line: str) -> Run:
-    record = json.loads(line)
+def _record(path: Path, number: int, line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise RunError(f"{path}:{number}: is no JSON ({error}); remove the file, or give another --out") from None
+
+
+def _run(record: dict[str, Any]) -> Run:
     right, tokens, net = (np.array(record[name], dtype=float) for name in ("right", "tokens", "net_tokens"))
     return Run(record["rule"], record["setting"], right, tokens, net, record["exits"])
 

@@ -73,7 +73,10 @@ class Decoded(Contender):
 
 @dataclass(frozen=True)
 class Kit:
-    """What the contenders are made from: the opened recipe, the probe with its card and certificate, and a cue word."""
+    """What the contenders are made from: the opened recipe, the probe with its card and certificate, and a cue word.
+
+    ``learn_from``: training problems that teach difficulty and steering; 0 = neither is there.
+    """
 
     setting: Setting
     probe: Probe
@@ -81,6 +84,7 @@ class Kit:
     certificate: Certificate
     word: str
     hint: str
+    learn_from: int = 0
     difficulty: DifficultyProbe | None = None
     steering: Tensor | None = None
 

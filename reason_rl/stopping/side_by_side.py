@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import torch
 
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.run import EvalOptions
+from reason_rl.problem.record import Problem
+from reason_rl.problem.sources import digest
 from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest, sampling_seed
 from reason_rl.rollout.hf import HFBackend, sampling_mode
 from reason_rl.stopping import compare
 from reason_rl.stopping.artefact import load_certificate
 from reason_rl.stopping.compare import Run, decode_one, play_all, traces_of
-from reason_rl.stopping.contenders import Kit, decoded, played
+from reason_rl.stopping.contenders import RISKS, Kit, decoded, played
 from reason_rl.stopping.label import check_tries
 from reason_rl.stopping.rules.diff_adapt import DifficultyProbe, difficulties, fit_difficulty
 from reason_rl.stopping.setting import Setting
@@ -30,8 +33,8 @@ SAMPLES = 4  # of each problem that difficulty and steering are learned from; ou
 PAIRS = 100
 
 
-def make_kit(setting: Setting, folder: Path, word: str, hint: str, learn_from: int, say: Say) -> Kit:
-    """Return what the contenders are made from; ``learn_from`` training problems teach difficulty and direction.
+def make_kit(setting: Setting, folder: Path, word: str, hint: str, learn_from: int) -> Kit:
+    """Return what the contenders are made from, without what :func:`taught` learns from ``learn_from`` training problems.
 
     Raises:
         RecipeError: for a probe of another model, one that exits cannot be tried with, without training problems, or a word
@@ -44,15 +47,21 @@ def make_kit(setting: Setting, folder: Path, word: str, hint: str, learn_from: i
     probe, card = setting.open_probe(folder)
     check_tries(setting.backend.model, card.layers)
     certificate = load_certificate(folder)
-    kit = Kit(setting, probe, card, certificate, word, hint)
+    kit = Kit(setting, probe, card, certificate, word, hint, learn_from)
     for text in (word, hint):
         if setting.tokenizer.unk_token_id in kit.written(text) or not kit.written(text):
             raise RecipeError(f"compare: the tokenizer cannot write {text!r}")
-    if not learn_from:
-        return kit
-    if setting.recipe.data is None:
+    if learn_from and setting.recipe.data is None:
         raise RecipeError("data: is missing; DiffAdapt and steering are learned from training problems")
-    problems = setting.problems(setting.recipe.data, learn_from)
+    return kit
+
+
+def taught(kit: Kit, say: Say) -> Kit:
+    """Return the kit with DiffAdapt's probe and the steering direction, learned from completions of training problems."""
+    if not kit.learn_from:
+        return kit
+    setting = kit.setting
+    problems = setting.problems(setting.recipe.data, kit.learn_from)
     prompts = setting.prompts(problems)
     sampling = setting.sampling
     requests = [
@@ -74,7 +83,29 @@ def make_kit(setting: Setting, folder: Path, word: str, hint: str, learn_from: i
     with sampling_mode(backend.model):
         push = direction(backend.model, pairs[:PAIRS], middle_layer(backend.model))
     difficulty = _difficulty(setting, prompts, [samples[p] for p in by_problem], [flags[p] for p in by_problem])
-    return Kit(setting, probe, card, certificate, word, hint, difficulty, push)
+    return replace(kit, difficulty=difficulty, steering=push)
+
+
+def header_of(kit: Kit, problems: Sequence[Problem]) -> dict[str, Any]:
+    """Return what the runs of a comparison on these problems depend on: runs under another header are others."""
+    setting, card = kit.setting, kit.card
+    sampling = setting.sampling.model_dump(include={field.name for field in fields(EvalOptions)})
+    teachers = setting.problems(setting.recipe.data, kit.learn_from) if kit.learn_from else []
+    thresholds = {f"{risk:g}": kit.certificate.threshold_at(risk) for risk in RISKS}
+    return {
+        "model": setting.recipe.model.path,
+        "problems": len(problems),
+        **sampling,
+        "data_sha256": digest(problems),
+        **asdict(setting.conditions(kit.probe, card)),
+        "layers": list(card.layers),
+        # Infinity is no JSON.
+        "thresholds": {risk: value if math.isfinite(value) else None for risk, value in thresholds.items()},
+        "word": kit.word,
+        "hint": kit.hint,
+        "learn_from": kit.learn_from,
+        "taught_sha256": digest(teachers),
+    }
 
 
 def run_comparison(kit: Kit, out: Path, say: Say) -> dict[str, Any]:
@@ -84,16 +115,10 @@ def run_comparison(kit: Kit, out: Path, say: Say) -> dict[str, Any]:
     """
     setting = kit.setting
     problems = setting.eval_problems()
-    sampled = EvalOptions(**setting.sampling.model_dump(include={field.name for field in fields(EvalOptions)}))
-    header = {
-        "model": setting.recipe.model.path,
-        "fingerprint": asdict(kit.card.fingerprint),
-        "probe": kit.probe.digest(),
-        "problems": len(problems),
-        **asdict(sampled),
-    }
+    header = header_of(kit, problems)
     kept = out.with_suffix(".runs.jsonl")
     runs = compare.start(kept, header)
+    kit = taught(kit, say)
     traces = traces_of(kit, problems)
     rules = [rule for rule in played(kit) if rule.key not in runs]
     if rules:

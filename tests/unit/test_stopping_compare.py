@@ -1,6 +1,7 @@
 """Rules side by side: savings at matched accuracy by hand, restarts, and the commands on the tiny reasoner."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from reason_rl.stopping import compare, workflow
 from reason_rl.stopping.commands import probe_app
 from reason_rl.stopping.compare import BOUND, FULL, Run, saving_at_accuracy, summary
 from reason_rl.stopping.setting import open_setting
+from reason_rl.stopping.side_by_side import header_of, make_kit
 
 SMALL = ["data.count=400", "eval.data.count=60", "eval.max_tokens=96", "eval.samples=1"]
 CALIBRATION = [*SMALL, "eval.data.split=calibration"]
@@ -71,6 +73,44 @@ def test_runs_are_kept_and_belong_to_one_comparison(tmp_path):
     assert np.array_equal(found.right, FULLY.right)
     with pytest.raises(RunError, match="another comparison"):
         compare.start(path, {"seed": 2})
+    whole = path.read_text()
+    path.write_text(whole + '{"rule": "half a li')
+    assert list(compare.start(path, {"seed": 1})) == [FULLY.key]
+    assert path.read_text() == whole
+    path.write_text(whole + "half a line\n")
+    with pytest.raises(RunError, match=r"runs\.jsonl:3: is no JSON .*; remove the file"):
+        compare.start(path, {"seed": 1})
+    path.write_text('{"se')
+    assert compare.start(path, {"seed": 1}) == {}
+    assert path.read_text() == '{"seed": 1}\n'
+
+
+def test_runs_of_other_problems_prompts_grading_levels_or_words_are_of_another_comparison(probe):
+    asked = {"word": "wait", "hint": "yes", "learn_from": 0}
+    given = [*SMALL, "eval.data.count=4"]
+
+    def header(*changes, folder=probe, answer=None, **fields):
+        with open_setting(load_recipe("tiny/dler", [*given, *changes]).recipe) as setting:
+            problems = setting.eval_problems()
+            if answer:
+                problems[0] = replace(problems[0], answer=answer)
+            return header_of(make_kit(setting, folder, **{**asked, **fields}), problems)
+
+    headers = [
+        header(),
+        header(answer="none"),
+        header("eval.data.seed=5"),
+        header('prompt.template="{prompt} ."'),
+        header("answer.find=response"),
+        header(word="no"),
+        header(hint="wait"),
+        header(learn_from=4),
+        header("data.seed=5", learn_from=4),
+    ]
+    known = [json.dumps(value) for value in headers]
+    assert len(set(known)) == len(known)
+    assert header() == headers[0]
+    json.loads(known[0], parse_constant=lambda name: pytest.fail(name))
 
 
 @pytest.fixture(scope="module")
