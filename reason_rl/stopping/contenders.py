@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 from torch import Tensor
 
 from reason_rl.problem.record import Problem
 from reason_rl.stopping.artefact import Certificate, ProbeCard
-from reason_rl.stopping.cues import Cues
+from reason_rl.stopping.cues import Cues, word_cues
 from reason_rl.stopping.probe import Probe
 from reason_rl.stopping.rule import ExitRule, StopPolicy
 from reason_rl.stopping.rules.budget_forcing import BudgetForcing
@@ -92,6 +92,20 @@ class Kit:
         """Return the token ids of a text."""
         return tuple(self.setting.tokenizer(text, add_special_tokens=False).input_ids)
 
+    @cached_property
+    def forms(self) -> frozenset[tuple[int, ...]]:
+        """The word as token ids: in small letters, capitalised and in capitals, after nothing, a space or new lines.
+
+        Raises:
+            RecipeError: for a word that the tokenizer cannot write.
+        """
+        return word_cues(self.setting.tokenizer, [self.word]).patterns
+
+    @property
+    def drawn_forms(self) -> frozenset[int]:
+        """The forms of the word that are one token: DEER looks at the one that is drawn next."""
+        return frozenset(form[0] for form in self.forms if len(form) == 1)
+
 
 def played(kit: Kit) -> Iterator[Played]:
     """Return the rules that only exit."""
@@ -106,9 +120,8 @@ def played(kit: Kit) -> Iterator[Played]:
         yield _same("Q-exit (PALBERT)", f"quantile {quantile:g}", adding)
     for budget in BUDGETS:
         yield _same("budget forcing (s1)", f"{budget} think tokens", BudgetForcing(end, ask, budget))
-    word = kit.written(kit.word)[:1]
     for sure in CONFIDENCES:
-        deer = Deer(frozenset(word), ask.ids, ask.eos, ask, sure, trial_tokens=ask.answer_tokens)
+        deer = Deer(kit.drawn_forms, ask.ids, ask.eos, ask, sure, trial_tokens=ask.answer_tokens)
         yield _same("DEER", f"confidence {sure:g}", deer)
     for agree in AGREEMENTS:
         rule = AnswerConsistency(Cues(frozenset(), every=8), ask, answer_of, agree)
@@ -118,7 +131,7 @@ def played(kit: Kit) -> Iterator[Played]:
         rule = AnswerConsistency(Cues(frozenset(), every=effort.every // 4), ask, answer_of, effort.agree)
         yield _same("probing in the middle (Certaindex)", name, rule)
     for patience in AGREEMENTS:
-        rule = patient(patience, Cues(frozenset({word}), every=16), ask, answer_of)
+        rule = patient(patience, Cues(kit.forms, every=16), ask, answer_of)
         yield _same("patience (PABEE)", f"{patience}, at {kit.word} and every 16", rule)
     for variance in VARIANCES:
         settled = EntropyAfterThink(Cues(frozenset(), every=8), ask.ids, ask, variance, min_looks=5)

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.run import EvalOptions
@@ -22,10 +24,11 @@ from reason_rl.stopping import compare
 from reason_rl.stopping.artefact import load_certificate
 from reason_rl.stopping.compare import Run, decode_one, play_all, traces_of
 from reason_rl.stopping.contenders import RISKS, Kit, decoded, played
+from reason_rl.stopping.generate import StoppingBackend
 from reason_rl.stopping.label import check_tries
 from reason_rl.stopping.rules.diff_adapt import DifficultyProbe, difficulties, fit_difficulty
 from reason_rl.stopping.setting import Setting
-from reason_rl.stopping.states import last_layer, tapped
+from reason_rl.stopping.states import tapped
 from reason_rl.stopping.steering import direction, middle_layer, pairs_of
 
 Say = Callable[[str], None]
@@ -48,9 +51,12 @@ def make_kit(setting: Setting, folder: Path, word: str, hint: str, learn_from: i
     check_tries(setting.backend.model, card.layers)
     certificate = load_certificate(folder)
     kit = Kit(setting, probe, card, certificate, word, hint, learn_from)
-    for text in (word, hint):
-        if setting.tokenizer.unk_token_id in kit.written(text) or not kit.written(text):
-            raise RecipeError(f"compare: the tokenizer cannot write {text!r}")
+    if not kit.drawn_forms:
+        raise RecipeError(
+            f"compare: the tokenizer writes {word!r} as several tokens; give --word one that is one token"
+        )
+    if setting.tokenizer.unk_token_id in kit.written(hint) or not kit.written(hint):
+        raise RecipeError(f"compare: the tokenizer cannot write {hint!r}")
     if learn_from and setting.recipe.data is None:
         raise RecipeError("data: is missing; DiffAdapt and steering are learned from training problems")
     return kit
@@ -82,7 +88,8 @@ def taught(kit: Kit, say: Say) -> Kit:
     )
     with sampling_mode(backend.model):
         push = direction(backend.model, pairs[:PAIRS], middle_layer(backend.model))
-    difficulty = _difficulty(setting, prompts, [samples[p] for p in by_problem], [flags[p] for p in by_problem])
+    states = first_states(backend, kit.card.layers[-1], prompts)
+    difficulty = _difficulty(states, [samples[p] for p in by_problem], [flags[p] for p in by_problem])
     return replace(kit, difficulty=difficulty, steering=push)
 
 
@@ -139,21 +146,25 @@ def _keep(path: Path, run: Run, runs: dict[str, Run]) -> None:
         runs[run.key] = run
 
 
-def _difficulty(
-    setting: Setting,
-    prompts: Sequence[Sequence[int]],
-    samples: Sequence[Sequence[Sample]],
-    right: Sequence[Sequence[bool]],
-) -> DifficultyProbe:
-    """Fit DiffAdapt's probe on the last state of each prompt."""
-    model = setting.backend.model
-    entropy = [-np.mean([np.mean(sample.logps) for sample in row]) for row in samples]
-    kinds = difficulties([float(np.mean(row)) for row in right], [float(value) for value in entropy])
-    states = []
-    with sampling_mode(model), tapped(model, (last_layer(model),)) as tap:
+def first_states(
+    backend: StoppingBackend, layer: int, prompts: Sequence[Sequence[int]]
+) -> Float[Tensor, "prompts width"]:
+    """Return the states that a rule sees at its first look: after the prompt, or the start token that the model writes."""
+    model, tokens, states = backend.model, backend.tokens, []
+    with sampling_mode(model), tapped(model, (layer,)) as tap:
         for prompt in prompts:
-            model(input_ids=torch.tensor([list(prompt)], device=model.device), logits_to_keep=1)
+            opening = [] if tokens.start is None or tokens.opened_by(prompt) else [tokens.start]
+            model(input_ids=torch.tensor([[*prompt, *opening]], device=model.device), logits_to_keep=1)
             features = tap.features()
             assert features is not None
             states.append(features[0].cpu())
-    return fit_difficulty(torch.stack(states), kinds)
+    return torch.stack(states)
+
+
+def _difficulty(
+    states: Float[Tensor, "prompts width"], samples: Sequence[Sequence[Sample]], right: Sequence[Sequence[bool]]
+) -> DifficultyProbe:
+    """Fit DiffAdapt's probe on the first states of problems, from the samples of each."""
+    entropy = [-np.mean([np.mean(sample.logps) for sample in row]) for row in samples]
+    kinds = difficulties([float(np.mean(row)) for row in right], [float(value) for value in entropy])
+    return fit_difficulty(states, kinds)

@@ -2,19 +2,26 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from reason_rl.bench.commands import bench_app
 from reason_rl.errors import RecipeError, RunError
 from reason_rl.recipe.load import load_recipe
+from reason_rl.rollout.backend import SamplingOptions, SamplingRequest
 from reason_rl.stopping import compare, workflow
 from reason_rl.stopping.commands import probe_app
 from reason_rl.stopping.compare import BOUND, FULL, Run, saving_at_accuracy, summary
+from reason_rl.stopping.contenders import played
+from reason_rl.stopping.generate import StoppingBackend
+from reason_rl.stopping.rule import GO, StopPolicy
 from reason_rl.stopping.setting import open_setting
-from reason_rl.stopping.side_by_side import header_of, make_kit
+from reason_rl.stopping.side_by_side import first_states, header_of, make_kit
+from reason_rl.stopping.thinking import think_tokens
 
 SMALL = ["data.count=400", "eval.data.count=60", "eval.max_tokens=96", "eval.samples=1"]
 CALIBRATION = [*SMALL, "eval.data.split=calibration"]
@@ -111,6 +118,56 @@ def test_runs_of_other_problems_prompts_grading_levels_or_words_are_of_another_c
     assert len(set(known)) == len(known)
     assert header() == headers[0]
     json.loads(known[0], parse_constant=lambda name: pytest.fail(name))
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_difficulty_is_learned_from_the_state_that_it_is_read_from(make_llama, tiny_tokenizer, opened):
+    model = make_llama()
+    tokens = think_tokens(model, tiny_tokenizer)
+    backend = StoppingBackend(model, tokens, int(tiny_tokenizer.pad_token_id))
+    prompts = [[20, 21, tokens.start, 22], [23, 24, 25, tokens.start]] if opened else [[20, 21, 22], [23, 24, 25, 26]]
+    seen = []
+
+    class First:
+        layers = (1,)
+
+        def start(self):
+            return None
+
+        def decide(self, state, look):
+            if state is None:
+                seen.append(look.features)
+            return True, GO
+
+    def opens(step):
+        step.logits[:, tokens.start] += 1e4 * (step.think_tokens == 0) * ~step.thinking
+        return step.logits
+
+    requests = [SamplingRequest(tuple(prompt), 4, 0) for prompt in prompts]
+    for request in requests:
+        backend.under(StopPolicy(opens, First())).decode([request], SamplingOptions())
+    assert torch.allclose(torch.stack(seen), first_states(backend, 1, prompts), atol=1e-5)
+
+
+def test_a_reconsidering_word_is_looked_for_in_all_its_forms(probe):
+    with open_setting(load_recipe("tiny/dler", SMALL).recipe) as setting:
+        kit = make_kit(setting, probe, "wait", "yes", 0)
+        (tiny,) = kit.written("wait")
+        assert (kit.forms, kit.drawn_forms) == ({(tiny,)}, {tiny})
+        ids = {"wait": [4], " wait": [5], "Wait": [6], " Wait": [7], "WAIT": [8, 9], "again": [1, 2]}
+
+        class Pieces:
+            unk_token_id = None
+
+            def __call__(self, text, **_):
+                return SimpleNamespace(input_ids=ids.get(text, []))
+
+        kit = replace(kit, setting=replace(setting, tokenizer=Pieces()))
+        deer = next(rule.of(None) for rule in played(kit) if rule.rule == "DEER")
+        patience = next(rule.of(None) for rule in played(kit) if rule.rule.startswith("patience"))
+        assert deer.words == {4, 5, 6, 7}
+        assert patience.cues.patterns == {(4,), (5,), (6,), (7,), (8, 9)}
+        assert replace(kit, word="again").drawn_forms == frozenset()
 
 
 @pytest.fixture(scope="module")

@@ -116,7 +116,7 @@ def fit_difficulty(
 class DiffAdapt:
     """Classifies a problem before its first think token and then follows the strategy of its kind.
 
-    The state of a row is its kind; only the prompt's last state is read, so it costs nothing while decoding.
+    The state of a row is its kind; only the state at the first think position is read, so it costs nothing while decoding.
 
     Args:
         probe: fitted on states of the same layer of the same model.
