@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -157,11 +157,13 @@ def evaluate(
     out: Path,
     on_progress: OnProgress | None = None,
     engine: Any = None,
+    part: tuple[int, int] = (0, 1),
 ) -> list[EvalRow]:
     """Evaluate the recipe's model, or the trained one in ``folder``, on the recipe's ``eval`` problems.
 
     Rows go to ``out`` as they end: an interrupted evaluation goes on where it was, a finished one is not made again.
-    ``engine`` comes from ``open_engine``, if already open.
+    ``engine`` comes from ``open_engine``, if already open. ``part``: (k, n) = the problems k, k + n, ... only, in
+    process k of n that all take part.
 
     Raises:
         RecipeError: when data or model cannot be used.
@@ -170,11 +172,17 @@ def evaluate(
     section = recipe.eval
     assert section is not None
     options = EvalOptions(**section.model_dump(include=set(EvalOptions.__dataclass_fields__)))
-    problems = load_problems(section.data)[: section.limit]
+    first, parts = part
+    problems = load_problems(section.data)[: section.limit][first::parts]
     model, base = str(folder or recipe.model.path), recipe.model.path
     weights = [weights_digest(str(folder or resolve_model(base))), weights_digest(resolve_model(base))]
-    header = make_header(recipe, model, problems, recipe.rollout.engine, base=base, weights=weights)
-    return complete_rows(out, header, problems, _sampler(recipe, folder, problems, options, engine), on_progress)
+    more = {"part": f"{first + 1} of {parts}"} if parts > 1 else {}
+    header = make_header(recipe, model, problems, recipe.rollout.engine, base=base, weights=weights, **more)
+    opened = _sampler(recipe, folder, problems, options, engine)
+    if parts == 1:
+        return complete_rows(out, header, problems, opened, on_progress)
+    with opened as sample:  # by all of them, for some engines are given their weights by all processes together
+        return complete_rows(out, header, problems, nullcontext(sample), on_progress)
 
 
 def complete_rows(

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,15 @@ import torch
 from safetensors.torch import load_file
 
 from reason_rl.errors import RecipeError, RunError
+from reason_rl.evaluate.records import read_rows
+from reason_rl.recipe.load import load_recipe
 from reason_rl.rollout import processes
 from reason_rl.rollout.weights import check_readable, copy_weights, still_copy
+from reason_rl.run_folder import RunFolder
+from reason_rl.trainer import reference
 
 SHARDED = str(Path(__file__).parent / "sharded_on_cpu.py")
+REFERENCES = str(Path(__file__).parent / "references_on_ranks.py")
 RECORDED = str(Path(__file__).parent / "recorded_rounds.py")
 # One update a rollout batch: how its rows are cut into slices would depend on the number of processes.
 SMALL = (
@@ -155,6 +161,26 @@ def test_refilling_ends_alike_on_both_and_counts_the_tokens_of_both(tmp_path):
         for one, other in zip(*(step["rounds"] for step in steps), strict=True):
             assert len(one["problems"]) == len(other["problems"]) > 0
             assert not set(one["problems"]) & set(other["problems"])
+
+
+@pytest.mark.slow
+def test_processes_share_out_the_references_and_wait_for_the_slowest(tmp_path, monkeypatch):
+    """Under FSDP, which would have the first process alone load weights."""
+    measure, folder = "algorithm.reference={samples: 2, max_tokens: 64}", tmp_path / "two"
+    recipe = load_recipe("tiny/dler", [*SMALL, measure]).recipe
+    one = reference.starting_references(recipe, RunFolder(tmp_path / "one"))
+    assert len(one) == 60
+    assert 0 < sum(entry.right for entry in one.values()) < 120
+    started = start((REFERENCES,), folder, 2, measure, **FSDP2 | {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"})
+    codes = [process.wait(timeout=800) for process in started]
+    assert codes == [0, 0], said(folder, 1)[-3000:]
+    found = [json.loads((folder / f"found-{rank}.json").read_text()) for rank in range(2)]
+    assert found[0] == found[1] == {name: asdict(entry) for name, entry in one.items()}
+    parts = [read_rows(folder / "eval" / f"reference-{rank}-of-2.jsonl") for rank in (1, 2)]
+    assert [len(part.rows) for part in parts] == [60, 60]
+    # A run that goes on with another number of processes samples nothing again.
+    monkeypatch.setattr(reference, "evaluate", lambda *_, **__: pytest.fail("sampled again"))
+    assert reference.starting_references(recipe, RunFolder(folder)) == one
 
 
 @pytest.mark.slow

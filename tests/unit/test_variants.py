@@ -22,6 +22,10 @@ PROBLEMS = [Problem(f"p{i}", f"chain {i} + 1", "7", 1) for i in range(40)]
 SPEC = PromptSection(variants={"short": " ; no wait", "long": " ; wait again"}, plain_share=0.25)
 
 
+class Built(Exception):
+    """Ends the building of a trainer where all of its parts are there."""
+
+
 def test_each_problem_is_asked_once_in_each_variant_and_some_plainly():
     dataset = to_dataset(PROBLEMS, SPEC)
     asked = list(zip(dataset["problem_id"], dataset["variant"], strict=True))
@@ -101,9 +105,6 @@ def test_every_row_that_is_trained_on_has_its_reference(tmp_path, monkeypatch):
     tried = trial_batch(inputs.method, recipe, inputs.problems, inputs.tokenizer)
     assert any("@" in name for name in tried.problem_id)
     assert not tried.known["reference_accuracy"].isnan().any()
-
-    class Built(Exception):
-        """Ends the building where the trainer is put together."""
 
     def build(**given):
         assert set(given["train_dataset"]["problem_id"]) == set(given["references"])
