@@ -12,16 +12,6 @@ from torch import Tensor
 TokenLogps = Float[Tensor, "..."]
 
 
-def k1(logp: TokenLogps, reference: TokenLogps) -> TokenLogps:
-    """Return ``logp - reference``: unbiased, of either sign.
-
-    >>> import torch
-    >>> round(k1(torch.tensor(-1.2), torch.tensor(-1.0)).item(), 6)
-    -0.2
-    """
-    return logp - reference
-
-
 def k2(logp: TokenLogps, reference: TokenLogps) -> TokenLogps:
     """Return ``0.5 (logp - reference)^2``: biased, never negative ("mse" in verl; DLER's table).
 

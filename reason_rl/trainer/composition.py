@@ -108,7 +108,6 @@ class Composition:
     advantage: AdvantageRule = AdvantageRule()
     overlong: Literal["penalise", "mask", "keep"] = "keep"
     kl_type: Literal["k2", "k3"] = "k3"
-    kl_coefficient: float = 0.0
     openings: tuple[Opening, ...] = ()
     summaries: SummaryRule | None = None
     variants: tuple[str, ...] = ()

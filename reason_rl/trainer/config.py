@@ -217,7 +217,6 @@ def composition(recipe: Recipe, reward_file: Path) -> Composition:
         advantage=AdvantageRule(**algorithm.advantage.model_dump(exclude={"select_by_difficulty"})),
         overlong=algorithm.overlong,
         kl_type=algorithm.kl.type,
-        kl_coefficient=algorithm.kl.coefficient,
         openings=openings(recipe),
         summaries=summaries(recipe),
         variants=variant_names(recipe),

@@ -13,15 +13,6 @@ TRAINED = "tool_mask"  # TRL's name for "1 = token of the policy that enters the
 Output = dict[str, Tensor]
 
 
-def rows_of_groups(kept: Tensor, group_size: int) -> Tensor:
-    """Return the row indices of the groups marked in ``kept`` (bool [groups]).
-
-    >>> rows_of_groups(torch.tensor([True, False, True]), 2).tolist()
-    [0, 1, 4, 5]
-    """
-    return kept.repeat_interleave(group_size).nonzero().flatten()
-
-
 def take_rows(output: Output, rows: Tensor) -> Output:
     """Return the given rows of every per-row tensor; 0-dim tensors are left as they are."""
     return {key: value if value.ndim == 0 else value[rows.to(value.device)] for key, value in output.items()}

@@ -263,7 +263,7 @@ def test_k2_penalty_pulls_to_the_start_and_is_no_k3(make_trainer, make_config, m
         config = make_config(scale_rewards="none", beta=coefficient, use_bias_correction_kl=False, max_steps=8)
         # TRL loads the reference model from where the policy came from.
         model = LlamaForCausalLM.from_pretrained(tmp_path / "start")
-        trainer = make_trainer(model=model, config=config, kl_type=kind, kl_coefficient=coefficient)
+        trainer = make_trainer(model=model, config=config, kl_type=kind)
         start = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
         trainer.train()
         end = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reason_rl.algorithm.advantage import advantages, beta_weights, whiten
 from reason_rl.algorithm.budget import FixedBudget, make_budget
 from reason_rl.algorithm.filter import keep_groups
-from reason_rl.algorithm.kl import k1, k2, k3
+from reason_rl.algorithm.kl import k2, k3
 from reason_rl.algorithm.reward import correctness, cosine, load_reward, product, soft_overlong, total, truncation
 from reason_rl.content import content_roots
 from reason_rl.errors import RecipeError
@@ -118,7 +118,6 @@ def test_filter_ignores_unscored_rows():
 
 def test_kl_estimators():
     logp, reference = torch.tensor([-1.2]), torch.tensor([-1.0])
-    close(k1(logp, reference), [-0.2])
     close(k2(logp, reference), [0.02])
     close(k3(logp, reference), [0.021403])
 

@@ -1,7 +1,6 @@
-import pytest
 import torch
 
-from reason_rl.trainer.rounds import exclude_from_loss, join, rows_of_groups, take_rows, trained_tokens
+from reason_rl.trainer.rounds import exclude_from_loss, join, take_rows, trained_tokens
 
 
 def output(rows: int, prompt: int, completion: int, fill: int) -> dict[str, torch.Tensor]:
@@ -30,7 +29,7 @@ def test_join_pads_prompts_left_and_completions_right():
 
 
 def test_take_rows_leaves_scalars():
-    taken = take_rows(output(4, 2, 2, 1), rows_of_groups(torch.tensor([False, True]), 2))
+    taken = take_rows(output(4, 2, 2, 1), torch.tensor([2, 3]))
     assert taken["advantages"].tolist() == [2.0, 3.0]
     assert taken["num_items_in_batch"] == 8
 
@@ -45,10 +44,3 @@ def test_excluded_rows_leave_the_loss_but_not_attention():
 
 def test_trained_tokens_without_exclusion_counts_all():
     assert trained_tokens(output(3, 2, 4, 1)) == 12
-
-
-@pytest.mark.parametrize("kept", [[], [True], [False, False, True]])
-def test_rows_of_groups_are_whole_groups(kept):
-    rows = rows_of_groups(torch.tensor(kept, dtype=torch.bool), 4)
-    assert len(rows) == 4 * sum(kept)
-    assert all(row % 4 == i % 4 for i, row in enumerate(rows.tolist()))
