@@ -36,9 +36,9 @@ def run(recipe: Recipe, folder: RunFolder, *, resume: bool, say: Callable[[str],
     from reason_rl.rollout.engines import open_engine
 
     if recipe.task == "train":
-        from reason_rl.trainer.train import training_inputs
+        from reason_rl.trainer.train import check_training
 
-        training_inputs(recipe)  # what training would refuse is refused before the evaluation
+        check_training(recipe, folder)  # what training would refuse is refused before the evaluation
     else:
         from reason_rl.trainer.offline import check_models, make_merge
 

@@ -41,6 +41,8 @@ def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
     yield from problems("pretrain", "pretrain_config", recipe.pretrain)
     if recipe.lora is not None:
         yield from problems("lora", "lora_config", recipe.lora)
+        if isinstance(rank := recipe.lora.get("r"), int) and rank < 1:
+            yield ("lora", "r"), f"is {rank}; give at least 1"
     yield from check_sections(recipe)
     yield from check_attention(recipe)
     for section, data in (("data", recipe.data), ("eval", recipe.eval and recipe.eval.data)):

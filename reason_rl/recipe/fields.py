@@ -36,6 +36,7 @@ REFUSED = {
     "save_strategy": "is always steps; set save_steps",
     "logging_strategy": "is always steps; set logging_steps",
     "resume_from_checkpoint": "is not read; use --resume",
+    "eval_strategy": "is not for training here: the model is evaluated before and after it, as eval says",
     "generation_batch_size": "is not read; set steps_per_generation",
     "chat_template_kwargs": "would change the prompts of training alone, neither those that are checked nor those of "
     "evaluation; change the model's chat template",
@@ -56,6 +57,7 @@ EVERY_TASK = (
     "use_cpu",
     "save_strategy",
     "logging_strategy",
+    "eval_strategy",
     "resume_from_checkpoint",
 )
 SCALARS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}

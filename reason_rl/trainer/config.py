@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from peft import LoraConfig
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from reason_rl.recipe.schema import Recipe
+
+Config = TypeVar("Config")
 
 # TRL's own defaults for these have changed between releases, or do not suit reasoning traces: our choice, shown by `show`.
 DEFAULTS: dict[str, Any] = {
@@ -91,21 +93,42 @@ def grpo_config(recipe: Recipe, output_dir: Path, budget_tokens: int) -> GRPOCon
     per_generation = updates_per_generation(fields)
     fields.setdefault("logging_steps", per_generation)
     fields.setdefault("save_steps", 10 * per_generation)
+    return made("trainer", GRPOConfig, fields)
+
+
+def made(section: str, kind: Callable[..., Config], fields: Mapping[str, Any]) -> Config:
+    """Return the configuration that a section of the recipe describes.
+
+    Raises:
+        RecipeError: naming the section, with what TRL, transformers or peft say.
+
+    >>> made("lora", LoraConfig, {"r": 4}).r
+    4
+    """
     try:
-        return GRPOConfig(**fields)
+        return kind(**fields)
     except (ValueError, TypeError, ImportError) as error:
-        raise RecipeError(f"trainer: {str(error).splitlines()[0]}") from error
+        said = str(error).strip() or type(error).__name__
+        raise RecipeError(f"{section}: {said.splitlines()[0]}") from error
 
 
 def lora_config(recipe: Recipe) -> LoraConfig | None:
-    """Build the LoraConfig of the ``lora:`` section; None for full fine-tuning."""
+    """Build the LoraConfig of the ``lora:`` section; None for full fine-tuning.
+
+    Raises:
+        RecipeError: with what peft refuses.
+    """
     if recipe.lora is None:
         return None
-    return LoraConfig(**{"task_type": "CAUSAL_LM", **dict(recipe.lora)})
+    return made("lora", LoraConfig, {"task_type": "CAUSAL_LM", **recipe.lora})
 
 
 def check_lora(recipe: Recipe) -> None:
-    """Raise RecipeError for a target module that the model does not have; peft goes on when another one is there."""
+    """Raise RecipeError for what peft refuses, and for a target module that the model does not have.
+
+    Of several modules peft goes on when one is there.
+    """
+    lora_config(recipe)
     targets = None if recipe.lora is None else recipe.lora.get("target_modules")
     if not targets or targets == "all-linear":
         return

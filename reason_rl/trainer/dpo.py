@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
-from trl import DPOConfig, DPOTrainer
+from trl import DPOTrainer
 
 from reason_rl.errors import RecipeError
 from reason_rl.models import load_model, load_tokenizer
@@ -16,11 +16,11 @@ from reason_rl.trainer.callbacks import MetricsCallback
 from reason_rl.trainer.compat import check_signatures
 from reason_rl.trainer.config import lora_config
 from reason_rl.trainer.offline import (
-    config_fields,
     fit,
     make_merge,
     one_process_made,
     start_model,
+    trl_config,
 )
 from reason_rl.trainer.pairs import make_pairs, pairs_file
 from reason_rl.trainer.temperatures import starting_model
@@ -70,7 +70,7 @@ def train_dpo(
         say(f"{len(pairs) - len(dataset)} pairs are left out, for max_length would cut what is preferred")
 
     def make(callback: MetricsCallback) -> PairsTrainer:
-        args = DPOConfig(**config_fields(recipe, run.checkpoints))
+        args = trl_config(recipe, run.checkpoints)
         shared = recipe.lora is not None or args.precompute_ref_log_probs
         return PairsTrainer(
             model=starting_model(recipe, section),

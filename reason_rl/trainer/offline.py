@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PrinterCallback
+from trl import DPOConfig, SFTConfig
 
 from reason_rl.errors import RecipeError
 from reason_rl.models import refuse_adapter, resolve_model
 from reason_rl.recipe.schema import EvalSection
 from reason_rl.rollout.processes import one_message_when_another_is_gone
 from reason_rl.trainer.callbacks import MetricsCallback
-from reason_rl.trainer.config import check_lora
+from reason_rl.trainer.config import check_lora, made
 from reason_rl.trainer.train import TrainResult, disk_errors, resume_point, step_of
 
 if TYPE_CHECKING:
@@ -53,11 +55,14 @@ METRIC_NAMES = {
 def check_models(recipe: Recipe) -> None:
     """Raise RecipeError for a further model, or a module of its own, that the recipe names and that is not there.
 
-    Also for an adapter to train on; a merge may be of adapters.
+    Also for fields that TRL or peft refuse, and for an adapter to train on; a merge may be of adapters.
     """
     if recipe.merge is None:
         refuse_adapter(recipe.model.path)
     if recipe.task != "merge":
+        # With it processes meet; several have nothing to lose that sampling before took.
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            trl_config(recipe, Path(recipe.output))
         check_lora(recipe)
     named = {f"pairs.{style}": getattr(recipe.pairs, style, None) for style in ("long", "short")}
     named["turns.model"] = recipe.turns.model if recipe.turns else None
@@ -111,9 +116,13 @@ def solving(recipe: Recipe, path: str | None, section: PairsSection | TurnsSecti
     return recipe.model_copy(update={"model": model, "eval": options})
 
 
-def config_fields(recipe: Recipe, output_dir: Path) -> dict[str, Any]:
-    """Return the fields of TRL's configuration: ``trainer:`` over our defaults, then what other sections decide."""
-    return {
+def trl_config(recipe: Recipe, output_dir: Path) -> DPOConfig | SFTConfig:
+    """Build TRL's configuration of the task: ``trainer:`` over our defaults, then what other sections decide.
+
+    Raises:
+        RecipeError: with what TRL refuses.
+    """
+    fields = {
         **DEFAULTS,
         **recipe.trainer,
         "output_dir": str(output_dir),
@@ -123,6 +132,7 @@ def config_fields(recipe: Recipe, output_dir: Path) -> dict[str, Any]:
         "save_strategy": "steps",
         "use_cpu": not torch.cuda.is_available(),
     }
+    return made("trainer", DPOConfig if recipe.task == "dpo" else SFTConfig, fields)
 
 
 def one_process_made(what: Path, processes: int) -> None:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
 from reason_rl.errors import RecipeError
 from reason_rl.models import load_tokenizer
 from reason_rl.trainer.callbacks import MetricsCallback
 from reason_rl.trainer.config import lora_config
 from reason_rl.trainer.dpo import prompts_of
-from reason_rl.trainer.offline import config_fields, fit, one_process_made
+from reason_rl.trainer.offline import fit, one_process_made, trl_config
 from reason_rl.trainer.prior_sft import PriorSFTTrainer, attach_prior
 from reason_rl.trainer.temperatures import attach_temperatures, starting_model
 from reason_rl.trainer.train import TrainResult, resume_point
@@ -54,7 +54,7 @@ def train_sft(
     def make(callback: MetricsCallback) -> SFTTrainer:
         trainer = PriorSFTTrainer(
             model=starting_model(recipe),
-            args=SFTConfig(**config_fields(recipe, run.checkpoints)),
+            args=trl_config(recipe, run.checkpoints),
             train_dataset=dataset.select(range(held_out, len(dataset))),
             processing_class=tokenizer,
             peft_config=lora_config(recipe),

@@ -154,8 +154,7 @@ def check_enough(recipe: Recipe, problems: Sequence[Problem]) -> None:
     A curriculum draws by itself, but it takes its turns from the same batches of all prompts.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    rows = recipe.trainer.get("generation_batch_size") or rows_per_generation(recipe.trainer) * processes
-    taken = rows // {**TRL_DEFAULTS, **recipe.trainer}["num_generations"]
+    taken = rows_per_generation(recipe.trainer) * processes // {**TRL_DEFAULTS, **recipe.trainer}["num_generations"]
     prompts = sum(len(variants_of(problem, recipe.prompt)) for problem in problems)
     if prompts < taken:
         raise RecipeError(
@@ -179,6 +178,14 @@ def check_room(recipe: Recipe, longest: int) -> None:
             raise RecipeError(
                 f"{key}: is {tokens}, but the longest prompt and its {parts} are {longest} tokens; set it to at least that"
             )
+
+
+def check_training(recipe: Recipe, run: RunFolder) -> None:
+    """Raise RecipeError for what training would refuse, TRL's own complaints included.
+
+    Not part of ``training_inputs``: a sharded model is loaded before TRL's configuration is there, as ever.
+    """
+    grpo_config(recipe, run.checkpoints, training_inputs(recipe).method.budget.largest())
 
 
 def _build(

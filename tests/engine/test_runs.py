@@ -247,6 +247,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_intact(tmp_path):
             ["algorithm.filter={keep: all, refill: false}", "algorithm.curriculum={use: cures, problems: 5}"],
             "algorithm.curriculum.problems: 5 problems cannot share 4 groups",
         ),
+        (["trainer.hub_strategy=soon"], "trainer: soon is not a valid HubStrategy"),
+        (["lora={r: 4, task_type: FOO}"], "lora: Invalid task type: 'FOO'"),
         (["lora={r: 4, target_modules: '.*attn_q.*'}"], "has no module .*attn_q.*; there are down_proj, gate_proj"),
     ],
 )

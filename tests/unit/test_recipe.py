@@ -55,6 +55,8 @@ def test_a_minimal_recipe_loads_and_numbers_are_numbers(write):
         ("seed: one\n", 1, "seed: input should be a valid integer"),
         ("data:\n  use: world\n  count: 5\n  sed: 1\n", 4, "data.sed: unknown key; did you mean seed?"),
         ("data: {use: wrld, count: 5}\n", 1, "data: input tag 'wrld'"),
+        ("lora: {r: 0}\n", 1, "lora.r: is 0; give at least 1"),
+        ("trainer: {eval_strategy: steps}\n", 1, "trainer.eval_strategy: is not for training here"),
         ("lora: {lora_alph: 8}\n", 1, "lora.lora_alph: unknown key; did you mean lora_alpha?"),
         ("trainer: {temperature: 0.6}\n", 1, "trainer.temperature: is set by rollout.temperature; move it there"),
         ("trainer: {bf16: 3}\n", 1, "trainer.bf16: should be bool | None, is 3"),

@@ -5,6 +5,7 @@ import pytest
 from reason_rl.errors import RecipeError
 from reason_rl.recipe.load import load_recipe
 from reason_rl.recipe.plan import plan
+from reason_rl.trainer.offline import check_models
 
 OFFLINE = """\
 task: dpo
@@ -63,3 +64,16 @@ def test_the_plan_says_what_the_task_does(tmp_path):
     assert plan(recipe, None) == {"task": "dpo", "updates": 40}
     assert plan(load_recipe("tiny/merge_selective").recipe, None) == {"task": "merge"}
     assert "pretrain" in plan(load_recipe("tiny/pretrain").recipe, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("trainer.hub_strategy=soon", "trainer: soon is not a valid HubStrategy"),
+        ("lora={r: 4, task_type: FOO}", "lora: Invalid task type: 'FOO'"),
+    ],
+)
+@pytest.mark.parametrize("task", ["adar1", "mind_sft"])
+def test_what_trl_and_peft_refuse_is_refused_before_sampling(task, change, message):
+    with pytest.raises(RecipeError, match=message):
+        check_models(load_recipe(f"tiny/{task}", [change]).recipe)
