@@ -116,7 +116,7 @@ def references(recipe: Recipe) -> Table | None:
     section = recipe.difficulty
     if section is None:
         return None
-    table = read_table(find_content(section.table))
+    table = read_table(find_content(section.table, recipe.folder()))
     kept = {name: entry for name, entry in table.items() if section.low <= entry.pass_rate <= section.high}
     if not kept:
         raise RecipeError(

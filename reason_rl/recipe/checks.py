@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from reason_rl.content import find_content
 from reason_rl.errors import RecipeError
 from reason_rl.recipe.attention_checks import check_attention
 from reason_rl.recipe.fields import problems
@@ -48,6 +49,8 @@ def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
     for section, data in (("data", recipe.data), ("eval", recipe.eval and recipe.eval.data)):
         if complaint := grading_complaint(data, recipe.answer.verify):
             yield ("answer", "verify"), f"{complaint} ({section})"
+    if recipe.difficulty is not None:
+        yield from _table(recipe.difficulty.table, folder)
     broken = {key[-1] for key, _ in wrong}
     if recipe.algorithm is None or broken & set(SHAPE):
         return
@@ -62,6 +65,13 @@ def check(recipe: Recipe, folder: Path) -> Iterator[Complaint]:
     yield from _advantage(recipe)
     yield from check_methods(recipe, int({**TRL_DEFAULTS, **recipe.trainer}["num_generations"]))
     yield from _reward(recipe, folder)
+
+
+def _table(name: str, folder: Path) -> Iterator[Complaint]:
+    try:
+        find_content(name, folder)
+    except RecipeError as error:
+        yield ("difficulty", "table"), f"{error}; reason-rl difficulty RECIPE ~difficulty makes one"
 
 
 def _counts(trainer: dict[str, Any]) -> Iterator[Complaint]:

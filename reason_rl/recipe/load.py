@@ -52,6 +52,7 @@ def load_recipe(name: str | Path, assignments: Sequence[str] = ()) -> LoadedReci
     complaints = [f"{document.origin(key)}: {'.'.join(key)}: {message}" for key, message in check(recipe, path.parent)]
     if complaints:
         raise RecipeError("\n".join(complaints))
+    recipe._folder = path.parent
     if recipe.algorithm is not None:
         recipe._reward_path = find_content(recipe.algorithm.reward.file, path.parent)
     return LoadedRecipe(path, recipe, document)

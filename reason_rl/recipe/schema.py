@@ -486,7 +486,12 @@ class Recipe(Section):
     pretrain: dict[str, Any] = {}
     """Fields of reason_rl.world.pretrain.PretrainConfig (task pretrain)."""
 
+    _folder: Path | None = PrivateAttr(default=None)  # of the file that it was loaded from
     _reward_path: Path | None = PrivateAttr(default=None)
+
+    def folder(self) -> Path | None:
+        """Return the folder of the recipe's file, None for a recipe that was made by a program."""
+        return self._folder
 
     def reward_file(self) -> Path:
         """Return where the reward file was found."""

@@ -40,6 +40,15 @@ def with_table(tmp_path):
     return make
 
 
+def test_a_table_beside_the_recipe_is_found_and_a_missing_one_is_named(tmp_path):
+    (tmp_path / "table.jsonl").write_text(HEADER + '{"id": "a", "rollouts": 2, "right": 1, "tokens": 20.0}\n')
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: recipes/tiny/dler.yaml\noutput: out\ndifficulty: {table: table.jsonl}\n")
+    assert references(load_recipe(path).recipe) == {"a": TABLE["a"]}
+    with pytest.raises(RecipeError, match=r"command line: difficulty.table: no file tble.jsonl; reason-rl difficulty"):
+        load_recipe(path, ["difficulty.table=tble.jsonl"])
+
+
 def test_rows_become_a_table():
     assert table_of(ROWS) == TABLE
     assert TABLE["a"].pass_rate == 0.5
