@@ -298,11 +298,18 @@ def report(
 
 
 @app.command()
-def export(folder: Path, output: Path, as_json: AsJson = False) -> None:
+def export(
+    folder: Path,
+    output: Path,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the base model.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Merge an adapter into plain weights that AutoModelForCausalLM loads."""
     from reason_rl.export import export as export_model
 
-    emit({"model": str(export_model(folder, output))}, as_json, f"{output}")
+    emit({"model": str(export_model(folder, output, trust_remote_code))}, as_json, f"{output}")
 
 
 @app.command()

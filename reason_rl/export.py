@@ -9,10 +9,11 @@ from reason_rl.errors import RecipeError
 from reason_rl.models import kept_in, tokenizer_of
 
 
-def export(folder: Path, output: Path) -> Path:
+def export(folder: Path, output: Path, trust_remote_code: bool = False) -> Path:
     """Merge the adapter in ``folder`` into its base model and save weights and tokenizer to ``output``.
 
-    A folder with plain weights is refused: there is nothing to merge.
+    A folder with plain weights is refused: there is nothing to merge. A base on the hub is taken at the revision that the
+    adapter was trained on.
 
     Raises:
         RecipeError: when ``folder`` holds no adapter, or ``output`` exists already.
@@ -29,12 +30,18 @@ def export(folder: Path, output: Path) -> Path:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    base = json.loads(config.read_text())["base_model_name_or_path"]
+    card = json.loads(config.read_text())
+    base = card["base_model_name_or_path"]
     for place in (folder, Path(base)):
         if (kept := kept_in(place)) is not None:
             raise RecipeError(f"{place}: its attention keeps {kept}, which plain weights cannot hold")
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+        model = AutoModelForCausalLM.from_pretrained(
+            base,
+            revision=None if Path(base).is_dir() else card.get("revision"),
+            dtype="auto",
+            trust_remote_code=trust_remote_code,
+        )
     except (OSError, ValueError) as error:
         raise RecipeError(f"{config}: cannot load the base model {base} ({str(error).splitlines()[0]})") from error
     merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()

@@ -120,7 +120,7 @@ def lora_config(recipe: Recipe) -> LoraConfig | None:
     """
     if recipe.lora is None:
         return None
-    return made("lora", LoraConfig, {"task_type": "CAUSAL_LM", **recipe.lora})
+    return made("lora", LoraConfig, {"task_type": "CAUSAL_LM", "revision": recipe.model.revision, **recipe.lora})
 
 
 def check_lora(recipe: Recipe) -> None:
