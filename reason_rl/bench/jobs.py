@@ -35,6 +35,7 @@ def read_results(path: Path) -> list[Row]:
 def run_jobs(jobs: Sequence[Job], out: Path, workers: int, say: Say) -> list[Row]:
     """Return the row of each job in order; rows already in ``out`` are not made again, others are appended to it.
 
+    The first error is raised; with several workers the other jobs come to their end before, and their rows are kept.
     With several workers the cores are shared out evenly, so that seconds compare between runs made that way.
     """
     done = {row["key"]: row for row in read_results(out)}
@@ -54,12 +55,18 @@ def _made(jobs: Sequence[Job], workers: int, say: Say) -> Iterator[Row]:
             yield {"key": job.key, "workers": 1, **job()}
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
+    failed: BaseException | None = None
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_share_cores, initargs=(threads,)) as pool:
         running = {pool.submit(job): job.key for job in jobs}
         for future in as_completed(running):
-            say(running[future])
-            yield {"key": running[future], "workers": workers, **future.result()}
+            key, error = running[future], future.exception()
+            say(key if error is None else f"{key}: {type(error).__name__}: {error}")
+            failed = failed or error
+            if error is None:
+                yield {"key": key, "workers": workers, **future.result()}
+    if failed is not None:
+        raise failed
 
 
 def _share_cores(threads: int) -> None:
