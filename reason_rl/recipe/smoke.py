@@ -11,7 +11,7 @@ from reason_rl.models import TINY_RANDOM, TINY_REASONER
 from reason_rl.recipe.method_checks import GROUPS_FOR_A_BATCH_SCALE
 from reason_rl.recipe.offline_specs import MergeSection
 from reason_rl.recipe.policies import CuresCurriculumSpec, DifficultySection
-from reason_rl.recipe.schema import AlgorithmSection, EvalSection, ModelSection, Recipe, WorldData
+from reason_rl.recipe.schema import AlgorithmSection, AnswerSection, EvalSection, ModelSection, Recipe, WorldData
 from reason_rl.tiny_random import architecture
 from reason_rl.world.tokenizer import END_THINK
 
@@ -72,6 +72,7 @@ def smoke(recipe: Recipe) -> Recipe:
         "output": f"{recipe.output}{SUFFIX}",
         "model": _model(recipe.model),
         "data": WorldData(use="world", split="train", count=PROBLEMS),
+        "answer": _answer(recipe.answer),
         "difficulty": None if recipe.difficulty is None else DifficultySection(table=TABLE),
         "algorithm": _algorithm(recipe.algorithm),
         "rollout": recipe.rollout.model_copy(update={"engine": "hf", "vllm": {}, "server": None}),
@@ -95,6 +96,7 @@ def _smoke_offline(recipe: Recipe) -> Recipe:
         "model": model,
         "merge": recipe.merge and MergeSection(method="linear", models=[model.path] * 2),
         "data": WorldData(use="world", split="train", count=PROBLEMS),
+        "answer": _answer(recipe.answer),
         "difficulty": None,
         "pairs": recipe.pairs and recipe.pairs.model_copy(update=few | styles),
         "turns": recipe.turns and recipe.turns.model_copy(update=few | {"model": TINY_REASONER}),
@@ -109,6 +111,11 @@ def _model(section: ModelSection) -> ModelSection:
     """Return the tiny model's section; a model that thinks keeps thinking, with the tiny world's token."""
     thinks = section.end_think_token is not None
     return ModelSection(path=TINY_RANDOM + architecture(section.path), end_think_token=END_THINK if thinks else None)
+
+
+def _answer(section: AnswerSection) -> AnswerSection:
+    """Return the grading of the tiny world's problems: they have no instances to check against."""
+    return section.model_copy(update={"verify": "exact"}) if section.verify in ("puzzle", "gym") else section
 
 
 def _algorithm(section: AlgorithmSection) -> AlgorithmSection:

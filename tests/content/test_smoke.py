@@ -51,6 +51,17 @@ def test_every_recipe_has_a_smoke_run_of_the_same_method(name):
     assert {key: small.trainer.get(key) for key in kept} == {key: recipe.trainer.get(key) for key in kept}
 
 
+def test_a_recipe_of_puzzles_has_its_smoke_run_graded_by_equality(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "extends: recipes/tiny/dler.yaml\noutput: out\ndata: {use: puzzle, name: hanoi, sizes: [3]}\n"
+        "answer: {verify: puzzle}\neval: {data: {use: puzzle, name: hanoi, sizes: [4]}}\n"
+    )
+    small = smoke(load_recipe(path).recipe)
+    assert small.answer.verify == "exact"
+    assert list(check(small, tmp_path)) == []
+
+
 @pytest.mark.parametrize("name", OFFLINE)
 def test_every_recipe_of_solutions_has_a_smoke_run_of_the_same_method(name):
     recipe = load_recipe(RECIPES[name]).recipe
