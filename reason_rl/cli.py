@@ -12,14 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from reason_rl.attention.commands import register as register_attention
-from reason_rl.bench.commands import bench_app
+from reason_rl.bench.commands import bench_app, register_arena
 from reason_rl.errors import ReasonRLError, RecipeError
 from reason_rl.live_line import live_line
 from reason_rl.merge.commands import register as register_merge
 from reason_rl.models import Dtype
 from reason_rl.serve.commands import register as register_serve
 from reason_rl.stopping.commands import probe_app, stop_app
-from reason_rl.terminal import AsJson, Overrides, RecipeName, Workers, emit, say
+from reason_rl.terminal import AsJson, Overrides, RecipeName, emit, say
 
 app = typer.Typer(
     help="Reinforcement-learning fine-tuning for efficient reasoning: the same answers, far fewer tokens.",
@@ -35,6 +35,7 @@ app.add_typer(probe_app, name="probe")
 register_attention(app)
 register_merge(app)
 register_serve(app)
+register_arena(app)
 
 VERDICTS = {"right": True, "wrong": False, "unverifiable": None}
 
@@ -446,33 +447,6 @@ def grade(
             print(json.dumps(row))
     else:
         emit(counts, False, f"{len(rows)} rows: {text}")
-
-
-@app.command()
-def arena(
-    out: Annotated[Path, typer.Option(help="Folder of the cells, the table and the page; cells there are kept.")],
-    methods: Annotated[str | None, typer.Option(help="Names of recipes/tiny, comma separated; default: all.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Training seeds.")] = 3,
-    budget_updates: Annotated[
-        int, typer.Option(min=1, help="Rollout tokens of a run, in updates of 32 rows at 80 completion tokens.")
-    ] = 192,
-    workers: Workers = 1,
-    only_report: Annotated[
-        bool, typer.Option("--only-report", help="Make no cells; write up those there are.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Train methods side by side in the tiny world with the same rollout tokens, and rank them."""
-    from reason_rl.bench.arena import command_of, made_cells, make_cells, methods_of
-    from reason_rl.evaluate.arena import arena_table
-    from reason_rl.report.arena import arena_text, write_arena
-
-    if not only_report:
-        make_cells(methods_of(methods), seeds, budget_updates, out, workers, say)
-    rows = made_cells(out)
-    table = arena_table(rows)
-    write_arena(table, out, command_of(rows, out))
-    emit(table, as_json, None if as_json else arena_text(table))
 
 
 def main() -> None:

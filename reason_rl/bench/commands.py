@@ -13,6 +13,11 @@ from reason_rl.terminal import AsJson, RecipeName, Workers, emit, say
 bench_app = typer.Typer(help="Comparisons measured in one run.", no_args_is_help=True)
 
 
+def register_arena(app: typer.Typer) -> None:
+    """Add the arena to the command line."""
+    app.command()(arena)
+
+
 @bench_app.command("seeds")
 def bench_seeds(
     recipe: RecipeName,
@@ -265,3 +270,29 @@ def bench_heads(
 
     table = compare_heads(out, seeds, say)
     emit(table, as_json, json.dumps(table, indent=2))
+
+
+def arena(
+    out: Annotated[Path, typer.Option(help="Folder of the cells, the table and the page; cells there are kept.")],
+    methods: Annotated[str | None, typer.Option(help="Names of recipes/tiny, comma separated; default: all.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds.")] = 3,
+    budget_updates: Annotated[
+        int, typer.Option(min=1, help="Rollout tokens of a run, in updates of 32 rows at 80 completion tokens.")
+    ] = 192,
+    workers: Workers = 1,
+    only_report: Annotated[
+        bool, typer.Option("--only-report", help="Make no cells; write up those there are.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train methods side by side in the tiny world with the same rollout tokens, and rank them."""
+    from reason_rl.bench.arena import command_of, made_cells, make_cells, methods_of
+    from reason_rl.evaluate.arena import arena_table
+    from reason_rl.report.arena import arena_text, write_arena
+
+    if not only_report:
+        make_cells(methods_of(methods), seeds, budget_updates, out, workers, say)
+    rows = made_cells(out)
+    table = arena_table(rows)
+    write_arena(table, out, command_of(rows, out))
+    emit(table, as_json, None if as_json else arena_text(table))
