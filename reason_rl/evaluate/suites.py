@@ -19,7 +19,8 @@ from reason_rl.models import Dtype, context_tokens, load_config, load_tokenizer
 from reason_rl.problem.prompt import render_prompts
 from reason_rl.problem.sources import load_problems
 from reason_rl.recipe.load import load_recipe
-from reason_rl.recipe.schema import EvalSection, ModelSection, Recipe, RolloutSection
+from reason_rl.recipe.rollout_specs import RolloutSection
+from reason_rl.recipe.schema import EvalSection, ModelSection, Recipe
 from reason_rl.recipe.suite import load_suite, shipped_suites
 from reason_rl.rollout.endpoint import Endpoint
 

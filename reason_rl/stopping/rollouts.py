@@ -15,7 +15,8 @@ from reason_rl.stopping.vllm_strength import rollout_stop
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from reason_rl.recipe.schema import Recipe, StopSection
+    from reason_rl.recipe.rollout_specs import StopSection
+    from reason_rl.recipe.schema import Recipe
     from reason_rl.rollout.backend import PolicyBackend
 
 

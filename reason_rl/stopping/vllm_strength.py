@@ -14,7 +14,7 @@ from reason_rl.stopping.temperature import StopOptions, TemperatureStop, scale_s
 from reason_rl.stopping.thinking import Phase, ThinkTokens
 
 if TYPE_CHECKING:
-    from reason_rl.recipe.schema import StopSection
+    from reason_rl.recipe.rollout_specs import StopSection
     from reason_rl.rollout.backend import Sample, SamplingRequest
 
 PROCESSORS = ("reason_rl.stopping.vllm_strength_v1:ScaledStop", "reason_rl.stopping.vllm_strength_v2:ScaledStop")

@@ -8,7 +8,7 @@ import torch
 from reason_rl.algorithm.opening import Opening
 from reason_rl.errors import RecipeError, RunError
 from reason_rl.recipe.load import load_recipe
-from reason_rl.recipe.schema import StopSection
+from reason_rl.recipe.rollout_specs import StopSection
 from reason_rl.rollout.backend import Sample, SamplingOptions, SamplingRequest
 from reason_rl.stopping.generate import StoppingBackend
 from reason_rl.stopping.rollouts import stop_policy

@@ -8,7 +8,7 @@ import torch
 
 from reason_rl.errors import RecipeError
 from reason_rl.recipe.load import load_recipe
-from reason_rl.recipe.schema import StopSection
+from reason_rl.recipe.rollout_specs import StopSection
 from reason_rl.rollout.backend import Sample, SamplingRequest
 from reason_rl.rollout.engines import stops
 from reason_rl.stopping.temperature import StopOptions, TemperatureStop, scale_stop
