@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -17,8 +18,8 @@ GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", 
 
 
 def is_first() -> bool:
-    """Say whether this is the first process of the run, or the only one."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    """Say whether this is the first process of the run, or the only one; before they have met, the launcher knows."""
+    return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))) == 0
 
 
 def only_first(action: Callable[[], T]) -> T:

@@ -22,6 +22,12 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def own_part(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor, without its history: its shard, or all of it."""
+    tensor = tensor.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def full_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """Yield every parameter of the model, whole, under its Hugging Face name; sharded ones one after another."""
     for name, parameter in model.named_parameters():

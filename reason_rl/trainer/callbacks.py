@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from reason_rl.algorithm.store import from_json, to_json
 from reason_rl.errors import RunError
+from reason_rl.rollout.processes import is_first
+from reason_rl.rollout.weights import own_part
+from reason_rl.run_folder import write_text
 from reason_rl.trainer.doctor import advice
 
 if TYPE_CHECKING:
@@ -45,7 +49,9 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 
 
 def drop_incomplete(folder: Path) -> None:
-    """Remove checkpoints that a killed or failed save left half-written."""
+    """Remove checkpoints that a killed or failed save left half-written; of several processes the first one does."""
+    if not is_first():
+        return
     for path in folder.glob("checkpoint-*"):
         if not (path / COMPLETE_FILE).is_file():
             shutil.rmtree(path)
@@ -53,6 +59,8 @@ def drop_incomplete(folder: Path) -> None:
 
 class MetricsCallback(TrainerCallback):
     """Writes ``metrics.jsonl``, one row a logging step, and marks checkpoints that are whole and finite.
+
+    Of several processes the first one does both.
 
     Args:
         metrics_file: rows after ``resumed_step`` are dropped from it.
@@ -62,10 +70,12 @@ class MetricsCallback(TrainerCallback):
 
     def __init__(self, metrics_file: Path, resumed_step: int, names: Mapping[str, str]) -> None:
         self.metrics_file, self.names = metrics_file, names
-        text = metrics_file.read_text() if metrics_file.exists() else ""
-        lines = text[: text.rfind("\n") + 1].splitlines()  # a full disk, or a kill, tears the last one
-        self.history: list[dict[str, Any]] = [row for row in map(json.loads, lines) if row["step"] <= resumed_step]
-        metrics_file.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+        self.history: list[dict[str, Any]] = []
+        if is_first():
+            # What follows the last line end is a row that a full disk, or a kill, cut.
+            lines = metrics_file.read_text().split("\n")[:-1] if metrics_file.exists() else []
+            self.history = [row for row in map(json.loads, lines) if row["step"] <= resumed_step]
+            write_text(metrics_file, "".join(json.dumps(row) + "\n" for row in self.history))
         self.before = self.history[-1]["seconds"] if self.history else 0.0
         self.started = time.monotonic()
 
@@ -93,19 +103,16 @@ class MetricsCallback(TrainerCallback):
             file.write(json.dumps(row) + "\n")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write, last of all, the marker that makes the checkpoint count."""
-        if not state.is_world_process_zero:
-            return
-        parameters = kwargs["model"].named_parameters()
-        bad = [name for name, p in parameters if p.requires_grad and not torch.isfinite(p).all()]
+        """Write, last of all, the marker that makes the checkpoint count, once all ranks have written their part."""
+        trained = ((name, p) for name, p in kwargs["model"].named_parameters() if p.requires_grad)
+        bad = gather_object([name for name, p in trained if not torch.isfinite(own_part(p)).all()])
         if bad:
             raise RunError(
                 f"weights are not finite at step {state.global_step} ({bad[0]}); the checkpoint before is good"
             )
-        marker = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE_FILE
-        part = marker.with_name(marker.name + ".part")
-        part.write_text(json.dumps({"step": state.global_step}))
-        part.rename(marker)
+        if state.is_world_process_zero:
+            marker = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE_FILE
+            write_text(marker, json.dumps({"step": state.global_step}))
 
 
 class RunCallback(MetricsCallback):
@@ -137,15 +144,14 @@ class RunCallback(MetricsCallback):
         if trainer is None:
             return
         ahead = trainer.rollouts_ahead()
-        if not state.is_world_process_zero:
-            return
-        saved = {
-            "refill_position": trainer.refill.position,
-            "store": to_json(trainer.store),
-            **trainer.algorithm_state,
-            **({"ahead": ahead} if any(ahead) else {}),
-        }
-        (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / STATE_FILE).write_text(json.dumps(saved))
+        if state.is_world_process_zero:
+            saved = {
+                "refill_position": trainer.refill.position,
+                "store": to_json(trainer.store),
+                **trainer.algorithm_state,
+                **({"ahead": ahead} if any(ahead) else {}),
+            }
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / STATE_FILE).write_text(json.dumps(saved))
         super().on_save(args, state, control, **kwargs)
 
 
