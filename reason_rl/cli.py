@@ -121,20 +121,20 @@ def train(
     """Train only; works under accelerate launch -m reason_rl.cli train RECIPE."""
     import os
 
-    from reason_rl.pipeline import check_task
-    from reason_rl.pipeline import train as train_recipe
+    from reason_rl.pipeline import check_task, train_to_the_end
     from reason_rl.run_folder import RunFolder
 
     loaded = smoked(load(recipe, overrides), resume) if smoke else load(recipe, overrides)
     check_task(loaded.recipe, "train")
     folder, first = RunFolder(Path(loaded.recipe.output)), int(os.environ.get("RANK", "0")) == 0
-    done = folder.training()
+    # A smoke run begins anew, though a process may come here before the first one has deleted the last.
+    done = None if smoke and not resume else folder.training()
     if done is not None:
         folder.check_recipe(loaded.resolved())
     elif first:
         folder.prepare(loaded.resolved(), resume=resume)
     if done is None:
-        result = train_recipe(loaded.recipe, folder, resume=resume, say=say)
+        result = train_to_the_end(loaded.recipe, folder, resume=resume, say=say)
         done = {"steps": result.steps, "seconds": result.seconds}
     elif first:
         say(f"{folder.path} is trained; nothing to do (name another output= to train again)")

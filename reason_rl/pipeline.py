@@ -77,11 +77,23 @@ def train(
     """
     check_task(recipe, "train")
     from reason_rl.trainer.train import TrainResult
-    from reason_rl.trainer.train import train as train_rl
 
     done = folder.training()
     if done is not None:
         return TrainResult(folder.model, **done)
+    return train_to_the_end(recipe, folder, resume=resume, engine=engine, say=say)
+
+
+def train_to_the_end(
+    recipe: Recipe, folder: RunFolder, *, resume: bool, engine: Any = None, say: Callable[[str], None]
+) -> TrainResult:
+    """Train the recipe's model in the way of its task, whatever the folder says of an earlier training.
+
+    Raises:
+        RecipeError: for a task that trains no model.
+    """
+    from reason_rl.trainer.train import train as train_rl
+
     if recipe.task in ("dpo", "sft"):
         from reason_rl.trainer.offline import check_models
 

@@ -6,7 +6,9 @@ import sys
 
 import pytest
 from transformers import AutoConfig
+from typer.testing import CliRunner
 
+from reason_rl.cli import app
 from reason_rl.content import shipped_recipes
 from reason_rl.errors import RecipeError
 from reason_rl.models import end_think_id, load_model, load_tokenizer, resolve_model
@@ -14,6 +16,7 @@ from reason_rl.recipe.checks import check
 from reason_rl.recipe.load import load_recipe
 from reason_rl.recipe.smoke import drop_last_smoke, smoke
 from reason_rl.tiny_random import architecture
+from reason_rl.trainer.train import TrainResult
 from reason_rl.world.tokenizer import build_tokenizer
 
 RECIPES = {name: path for name, path in shipped_recipes().items() if not name.endswith("base")}
@@ -141,6 +144,25 @@ def test_only_an_earlier_smoke_run_is_deleted(tmp_path):
     for name in ("mine", "run-smoke", "data-smoke", "none-smoke"):
         drop_last_smoke(tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data-smoke", "mine"]
+
+
+def test_every_process_of_a_smoke_run_trains_whatever_the_last_one_left(tmp_path, monkeypatch):
+    """As a second process that is faster than the first, which deletes the folder."""
+    folder = tmp_path / "run-smoke"
+    folder.mkdir()
+    (folder / "resolved.yaml").write_text("")
+    (folder / "trained.json").write_text(json.dumps({"steps": 2, "seconds": 1.0}))
+    monkeypatch.setenv("RANK", "1")
+    trained = []
+
+    def note(recipe, run, **_):
+        trained.append(run.path)
+        return TrainResult(run.model, 2, 1.0)
+
+    monkeypatch.setattr("reason_rl.trainer.train.train", note)
+    command = ["train", "tiny/grpo", "--smoke", f"output={tmp_path / 'run'}"]
+    CliRunner().invoke(app, command, catch_exceptions=False, standalone_mode=False)
+    assert trained == [folder]
 
 
 @pytest.mark.slow
