@@ -1,4 +1,6 @@
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -23,6 +25,14 @@ from reason_rl.world.tokenizer import END_THINK, build_tokenizer
 # A slow machine is no failure.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session")
+def in_two_processes():
+    """Return the start of a command line that runs what follows in two processes; `--cpu --num_processes 2` starts one."""
+    config = Path(__file__).parents[1] / "recipes" / "accelerate" / "cpu_2.yaml"
+    launch = ("-m", "accelerate.commands.launch", "--config_file", str(config), "--main_process_port", "0")
+    return [sys.executable, *launch]
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,15 @@
-"""The methods of TRL that we wrap, with the signatures we rely on; anything else stops at start-up with one line."""
+"""The methods of TRL that we wrap, with the signatures we rely on; anything else stops at start-up with one line.
+
+Also what torch has to be told so that several CPU processes can resume.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from trl import GRPOTrainer
 
 from reason_rl.errors import RunError
@@ -34,3 +39,14 @@ def check_signatures(trainer: type, wrapped: Mapping[str, tuple[str, ...]]) -> N
             raise RunError(
                 f"this TRL has {trainer.__name__}.{name}{found}, reason_rl was written for {expected}; install trl 1.16"
             )
+
+
+def on_numbered_cpu(storage: Any, location: str) -> Any:
+    """Return a storage that is wanted on ``cpu:1`` as it is, None for other devices.
+
+    accelerate numbers the CPU by process, transformers loads the optimizer to that device, and torch knows ``cpu`` alone.
+    """
+    return storage if location.startswith("cpu:") else None
+
+
+torch.serialization.register_package(101, lambda storage: None, on_numbered_cpu)

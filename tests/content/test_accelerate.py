@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -59,19 +58,11 @@ def test_the_slurm_script_parses_and_names_a_file_that_exists():
 
 
 @pytest.mark.slow
-def test_two_cpu_processes_share_a_smoke_run(tmp_path, monkeypatch):
+def test_two_cpu_processes_share_a_smoke_run(in_two_processes, tmp_path, monkeypatch):
     monkeypatch.setenv("REASON_RL_CACHE", str(tmp_path / "cache"))
-    launch = [
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(FOLDER / "cpu_2.yaml"),
-        "--main_process_port",
-        "0",
-    ]
     train = ["-m", "reason_rl.cli", "train", "tiny/grpo", "--smoke", f"output={tmp_path / 'run'}"]
     done = subprocess.run(
-        [sys.executable, *launch, *train], capture_output=True, text=True, cwd=tmp_path, timeout=800, check=False
+        [*in_two_processes, *train], capture_output=True, text=True, cwd=tmp_path, timeout=800, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     first = json.loads((tmp_path / "run-smoke" / "metrics.jsonl").read_text().splitlines()[0])

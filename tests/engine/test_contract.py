@@ -131,6 +131,12 @@ def test_wrapped_signatures_are_the_recorded_ones(monkeypatch):
         compat.check_trl()
 
 
+def test_an_optimizer_is_loaded_to_the_cpu_that_accelerate_numbers(tmp_path):
+    torch.save({"step": torch.ones(2)}, tmp_path / "optimizer.pt")
+    loaded = torch.load(tmp_path / "optimizer.pt", map_location=torch.device("cpu", 1), weights_only=True)
+    assert torch.equal(loaded["step"], torch.ones(2))
+
+
 def test_output_keys_shapes_and_types(make_trainer):
     trainer = make_trainer()
     kept = record(trainer)

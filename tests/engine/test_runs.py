@@ -138,31 +138,16 @@ def test_lora_trains_and_exports(tmp_path):
     assert "did you mean" in refused.stderr
 
 
-def test_accelerate_launch_with_two_processes(tmp_path):
+def test_accelerate_launch_with_two_processes(in_two_processes, tmp_path):
     folder = tmp_path / "two"
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
     train = ["-m", "reason_rl.cli", "train", "tiny/dler", *SMALL, "trainer.max_steps=4", f"output={folder}"]
-    done = subprocess.run(
-        [*launch, "--mixed_precision", "no", "--dynamo_backend", "no", *train],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**ENVIRONMENT, "ACCELERATE_USE_CPU": "true"},
-    )
+    done = subprocess.run([*in_two_processes, *train], capture_output=True, text=True, timeout=600, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = metrics(folder)
     assert [row["step"] for row in rows] == [2, 4]
     # 16 rows a process in groups of 4: a full batch is 8 groups over both processes.
     assert all(row["groups_drawn"] >= 8 for row in rows)
+    assert (folder / "checkpoints" / "checkpoint-4" / "rng_state_1.pth").exists()
     assert (folder / "model" / "model.safetensors").exists()
 
 

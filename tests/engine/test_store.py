@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -241,6 +240,7 @@ TOGETHER = {
         "algorithm.reference.samples=1",
         "algorithm.reference.max_tokens=32",
     ),
+    "ahead": ("tiny/grpo", "rollout.lag=1", "algorithm.budget.tokens=48"),
     "guarded": (
         "tiny/dler_rpa_guardian",
         "algorithm.budget.tokens=48",
@@ -253,33 +253,27 @@ TOGETHER = {
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", TOGETHER)
-def test_two_processes_resume_exactly(tmp_path, name):
+def test_two_processes_resume_exactly(in_two_processes, tmp_path, name):
     recipe, *policies = TOGETHER[name]
     folder = tmp_path / "two"
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    train = ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "reason_rl.cli", "train", recipe, *SMALL]
-    command = [*launch, *train, *policies, f"output={folder}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    train = ["-m", "reason_rl.cli", "train", recipe, *SMALL, *policies, f"output={folder}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    middle, last = (folder / "checkpoints" / f"checkpoint-{step}" for step in (4, 8))
 
     def run(*more):
-        done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=1200, env=environment)
+        command = [*in_two_processes, *train, *more]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]
-        state = json.loads((folder / "checkpoints" / "checkpoint-8" / "algorithm_state.json").read_text())
+        state = json.loads((last / "algorithm_state.json").read_text())
         return state, (folder / "model" / "model.safetensors").read_bytes()
 
     whole = run()
     assert whole[0]["store"]["generation"] == 4
-    last = folder / "checkpoints" / "checkpoint-8"
+    assert {path.name for path in middle.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
+    saved = (middle / "algorithm_state.json").stat().st_mtime_ns
     # As if the run had been stopped before its end.
     last.rename(tmp_path / "gone")
     (folder / "trained.json").unlink()
     assert run("--resume") == whole
+    # A run that began anew would end alike, and would have written this again.
+    assert (middle / "algorithm_state.json").stat().st_mtime_ns == saved
