@@ -120,10 +120,9 @@ def prepare(recipe: Recipe, folder: RunFolder, say: Callable[[str], None]) -> di
         RecipeError: for a task that reads nothing of the kind.
     """
     check_task(recipe, "prepare")
-    if recipe.task in ("dpo", "sft"):
-        from reason_rl.trainer.offline import check_models
+    from reason_rl.trainer.offline import check_models
 
-        check_models(recipe)
+    check_models(recipe)
     if recipe.task == "dpo":
         from reason_rl.trainer.dpo import prepare_dpo
         from reason_rl.trainer.pairs import pairs_file
