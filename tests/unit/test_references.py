@@ -19,7 +19,7 @@ def test_rollouts_and_references_come_from_one_engine(tmp_path, monkeypatch):
     def build(**_):
         raise Built
 
-    monkeypatch.setattr(train, "open_engine", lambda recipe: opened.append(recipe) or "engine")
+    monkeypatch.setattr(train, "open_engine", lambda recipe, **_: opened.append(recipe) or "engine")
     monkeypatch.setattr(train, "rollout_backend", lambda recipe, model, tokenizer, engine: used.append(engine))
     monkeypatch.setattr(train, "starting_references", lambda recipe, run, engine: used.append(engine))
     monkeypatch.setattr(train, "ReasonGRPOTrainer", build)
