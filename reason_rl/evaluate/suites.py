@@ -164,7 +164,7 @@ def evaluate_suites(
     """
     if not all(names):
         raise RecipeError(f"eval: {','.join(names)} has an empty name; suites are separated by single commas")
-    folder = out or Path("outputs/eval") / Path(model).name
+    folder = out or Path("outputs/eval") / short_name(model)
     targets = row_files(names, folder, single=out is not None)
     # All suites are looked up before the first is run.
     recipes = {name: suite_recipe(name, model, folder, changes) for name in names}
@@ -174,6 +174,16 @@ def evaluate_suites(
         name: {"rows": str(targets[name]), **summarise(_evaluated(name, recipe, adapter, changes, targets[name]))}
         for name, recipe in recipes.items()
     }
+
+
+def short_name(model: str) -> str:
+    """Return what a model is called by: the last part of its path, of a run the folder that holds its ``model``.
+
+    >>> short_name("org/name"), short_name("outputs/mine/model")
+    ('name', 'mine')
+    """
+    path = Path(model)
+    return path.parent.name if path.name == "model" and path.parent.name else path.name
 
 
 def row_files(names: Sequence[str], out: Path, single: bool) -> dict[str, Path]:
