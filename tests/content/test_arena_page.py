@@ -77,7 +77,7 @@ def test_what_the_page_says_holds_does():
         "dr_grpo",
         "dapo",
         "siri",
-        "shorter_better",
+        "reinforce_pp",
         "cures_cap80",
         "grpo_cap80",
     }
@@ -125,6 +125,21 @@ def test_choosing_problems_by_difficulty_is_ahead_of_dler_on_the_hardest_levels(
         text = " ".join((ROOT / "docs" / page).read_text().split())
         assert shown.replace(" [", " points [") in text
         assert fewer in text
+
+
+@pytest.mark.parametrize("name", ["da_dler", "laser_d", "budget_by_history", "budget_by_pass_rate"])
+def test_what_budgets_by_difficulty_do_beside_uniform_caps_is_that_of_the_table(name):
+    shown = figure("accuracy", TABLE["beside_uniform"][name]["difference"], signed=True)
+    page = "difficulty_budgets" if name.startswith("budget_") else name
+    for file in ("arena.md", f"methods/{page}.md"):
+        assert shown in (ROOT / "docs" / file).read_text().replace(" points [", " [")
+
+
+@pytest.mark.parametrize("cap", [192, 384])
+def test_curves_in_the_wide_window_are_those_of_the_cells(cap):
+    shown = difference(right_within("cures", cap), right_within("grpo_cap192", cap))
+    for file in ("arena.md", "methods/cures.md"):
+        assert shown in (ROOT / "docs" / file).read_text()
 
 
 def test_the_levels_of_one_checkpoint_do_not_come_apart():
