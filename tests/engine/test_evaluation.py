@@ -107,6 +107,10 @@ def test_a_finished_file_that_was_damaged_is_mended(recipe, counted, tmp_path):
     whole = run.evaluate(recipe, None, out)
     before = out.read_bytes()
     out.write_bytes(before[:-40])
+    # What is whole in it can be gone on with, should the mending be interrupted and the file be deleted.
+    first, *lines = before.splitlines(keepends=True)
+    start_rows(out, {key: value for key, value in json.loads(first).items() if key != "header"})
+    assert part_of(out).read_bytes() == b"".join([first, *lines[:-1]])
     counted["rows"].clear()
     assert run.evaluate(recipe, None, out) == whole
     assert len(counted["rows"]) == 1
