@@ -7,6 +7,7 @@ from pathlib import Path
 
 from reason_rl.errors import RecipeError
 from reason_rl.models import kept_in, tokenizer_of
+from reason_rl.run_folder import refuse_used
 
 
 def export(folder: Path, output: Path, trust_remote_code: bool = False) -> Path:
@@ -23,10 +24,7 @@ def export(folder: Path, output: Path, trust_remote_code: bool = False) -> Path:
         near = folder / "model" / "adapter_config.json"
         hint = f"; did you mean {folder / 'model'}?" if near.is_file() else ""
         raise RecipeError(f"{folder}: no adapter_config.json, nothing to merge{hint}")
-    if output.is_file():
-        raise RecipeError(f"{output} is a file; name a folder")
-    if output.exists() and any(output.iterdir()):
-        raise RecipeError(f"{output} exists and is not empty; name another folder")
+    refuse_used(output)
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 

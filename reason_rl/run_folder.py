@@ -94,6 +94,18 @@ class RunFolder:
         self.write_json(self.marker.name, {"finished": True})
 
 
+def refuse_used(folder: Path) -> None:
+    """Refuse a place for a model that is a file, or a folder with anything in it.
+
+    Raises:
+        RecipeError: naming it.
+    """
+    if folder.is_file():
+        raise RecipeError(f"{folder} is a file; name a folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise RecipeError(f"{folder} exists and is not empty; name another folder")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from reason_rl.problem.prompt import check_context, render_prompts
 from reason_rl.problem.sources import load_problems
 from reason_rl.rollout.backend import SamplingOptions, SamplingRequest, sampling_seed
 from reason_rl.rollout.engines import make_backend
+from reason_rl.run_folder import refuse_used
 
 if TYPE_CHECKING:
     from reason_rl.recipe.attention_specs import HeadsSpec
@@ -115,6 +116,5 @@ def _checked(recipe: Recipe, out: Path) -> HeadsSpec:
     refuse_adapter(recipe.model.path)
     if recipe.rollout.engine != "hf":
         raise RecipeError(f"rollout.engine: reason-rl heads samples with hf, not {recipe.rollout.engine}")
-    if out.exists() and any(out.iterdir()):
-        raise RecipeError(f"{out} exists and is not empty; name another folder")
+    refuse_used(out)
     return section

@@ -17,6 +17,7 @@ from reason_rl.attention.prune_speed import speed_ratio
 from reason_rl.errors import RecipeError
 from reason_rl.models import kept_in, load_model, load_tokenizer, refuse_adapter, resolve_model
 from reason_rl.recipe.schema import ModelSection
+from reason_rl.run_folder import refuse_used
 
 RankBy = Literal["gates", "norm"]
 CARD_FILE = "pruned.json"
@@ -48,8 +49,7 @@ def prune_model(path: str, out: Path, options: PruneOptions) -> dict[str, Any]:
     """
     if not 0.0 < options.budget <= 1.0:
         raise RecipeError(f"--budget {options.budget:g}: must be above 0 and at most 1")
-    if out.exists() and any(out.iterdir()):
-        raise RecipeError(f"{out} exists and is not empty; name another folder")
+    refuse_used(out)
     refuse_adapter(path, "prune")
     section = ModelSection(path=path, dtype="auto")
     model = load_model(section).eval()

@@ -15,12 +15,11 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 
-from reason_rl.errors import RecipeError
 from reason_rl.merge.agree import check_agreement, config_differences, has_token_rows, shared_rows
 from reason_rl.merge.source import INDEX, Source, digest, load_tokenizer, open_source
 from reason_rl.merge.spec import MergeSpec
 from reason_rl.merge.tensors import merge_tensor
-from reason_rl.run_folder import package_versions
+from reason_rl.run_folder import package_versions, refuse_used
 
 CARD = "merge.json"
 SHARD_BYTES = 2_000_000_000  # what is held in memory, beside a few copies of the largest tensor
@@ -40,8 +39,7 @@ def merge_models(
         RecipeError: for a spec that makes no sense, models that do not fit each other, or an ``out`` in use.
     """
     spec = spec.checked()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RecipeError(f"{out} exists and is not empty; name another folder")
+    refuse_used(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that the finished folder is moved, not copied.
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:

@@ -38,7 +38,8 @@ def catalogue() -> list[Entry]:
     Raises:
         RecipeError: for a recipe that cannot be read, or a bad ``about:`` section.
     """
-    documents = {name: (path, read(path)) for name, path in shipped_recipes().items()}
+    parsed: dict[Path, Document] = {}
+    documents = {name: (path, read(path, parsed=parsed)) for name, path in shipped_recipes().items()}
     return [_entry(name, path, document) for name, (path, document) in documents.items() if "output" in document.values]
 
 

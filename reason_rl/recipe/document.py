@@ -37,16 +37,21 @@ class Document:
         return next(iter(self.origins.values()), "recipe")
 
 
-def read(path: Path, chain: tuple[Path, ...] = ()) -> Document:
+def read(path: Path, chain: tuple[Path, ...] = (), parsed: dict[Path, Document] | None = None) -> Document:
     """Read a file and everything it extends: maps are merged, lists and values replaced.
+
+    ``parsed`` keeps the files read so far, for a caller that reads many recipes over the same bases.
 
     Raises:
         RecipeError: with file and line, for bad YAML, duplicate keys, unset variables and circular ``extends``.
     """
     if path in chain:
         raise RecipeError(f"{path}: extends itself by way of {' -> '.join(p.name for p in (*chain, path))}")
-    own = _parse(path)
-    extends = own.values.pop("extends", [])
+    parsed = {} if parsed is None else parsed
+    if path not in parsed:
+        parsed[path] = _parse(path)
+    own = parsed[path]
+    extends = own.values.get("extends", [])
     names = [extends] if isinstance(extends, str) else extends
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise RecipeError(f"{own.origin(('extends',))}: extends: should be a file or a list of files, is {extends!r}")
@@ -56,8 +61,8 @@ def read(path: Path, chain: tuple[Path, ...] = ()) -> Document:
             parent = find_content(name, path.parent)
         except RecipeError as error:
             raise RecipeError(f"{own.origin(('extends',))}: extends: {error}") from error
-        document = merge(document, read(parent, (*chain, path)))
-    return merge(document, own)
+        document = merge(document, read(parent, (*chain, path), parsed))
+    return merge(document, Document({key: value for key, value in own.values.items() if key != "extends"}, own.origins))
 
 
 def _parse(path: Path) -> Document:

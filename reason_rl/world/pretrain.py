@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from reason_rl.errors import RecipeError
 from reason_rl.models import kept_in, refuse_adapter, resolve_model
 from reason_rl.world.dataset import in_split
 from reason_rl.world.families import FAMILIES, LEVELS, make_problem
-from reason_rl.world.tokenizer import EOS, build_tokenizer
+from reason_rl.world.tokenizer import EOS, build_tokenizer, vocabulary
 from reason_rl.world.traces import Rates, answer_at_once, draw_completion
 
 IGNORED_LABEL = -100
@@ -48,6 +48,7 @@ class PretrainConfig:
     another_pass_level: int = 0
     at_once_rate: float = 0.0
     at_once_level: int = 6
+    asked_recheck_rates: dict[str, float] = field(default_factory=dict)
     weight_decay: float = 0.01
     bf16: bool = True
     compile: bool = True
@@ -55,9 +56,20 @@ class PretrainConfig:
     start: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse levels that there are not."""
+        """Refuse levels and words that there are not, and rates that are none."""
         if not 1 <= self.at_once_level <= len(LEVELS):
             raise RecipeError(f"pretrain.at_once_level: {self.at_once_level}; levels go from 1 to {len(LEVELS)}")
+        if not isinstance(self.asked_recheck_rates, dict):
+            raise RecipeError(
+                "pretrain.asked_recheck_rates: should be texts with a rate each, such as {10: 0.3, 90: 0.7}"
+            )
+        for text, rate in self.asked_recheck_rates.items():
+            if unknown := [word for word in text.split() if word not in vocabulary()]:
+                raise RecipeError(
+                    f"pretrain.asked_recheck_rates: {text!r}: the tiny tokenizer has no word {unknown[0]!r}"
+                )
+            if not isinstance(rate, int | float) or not 0 <= rate <= 1:
+                raise RecipeError(f"pretrain.asked_recheck_rates.{text}: {rate!r}; a rate is from 0 to 1")
 
 
 class Attached(Protocol):
@@ -129,10 +141,16 @@ def traces(
     Levels are alike often too, after a curriculum that lets in one harder level after the other. Where thinking was
     interrupted, its end is not learned: the reasoner learns to answer then, but not to give up. Nor is a planted slip, nor
     the end of thinking that never began, where problems up to ``at_once_level`` are answered at once.
+
+    A problem begins with each text of ``asked_recheck_rates``, and with none of them, alike often; right steps are checked
+    again at the rate of its text.
     """
     rng = random.Random(config.seed)
-    rates = Rates(config.recheck_right_rate, config.planted_slip_rate, config.another_pass_level)
-    vocabulary = tokenizer.get_vocab()
+    usual = Rates(config.recheck_right_rate, config.planted_slip_rate, config.another_pass_level)
+    asked = {"": usual} | {
+        f"{text} ": replace(usual, recheck_right=rate) for text, rate in config.asked_recheck_rates.items()
+    }
+    known = tokenizer.get_vocab()
     seen = 0
     while seen < config.traces:
         curriculum = config.curriculum_share * config.traces
@@ -142,12 +160,15 @@ def traces(
         problem = make_problem(rng, rng.choice(FAMILIES), rng.choice(levels))
         if not in_split(problem.question, split):
             continue
-        chat = [{"role": "user", "content": problem.question}]
+        text = rng.choice(list(asked)) if len(asked) > 1 else ""
+        chat = [{"role": "user", "content": text + problem.question}]
         prompt = str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)).split()
         completion = (
-            answer_at_once(problem) if at_once else draw_completion(rng, problem, config.max_completion_tokens, rates)
+            answer_at_once(problem)
+            if at_once
+            else draw_completion(rng, problem, config.max_completion_tokens, asked[text])
         )
-        ids = [vocabulary[word] for word in (*prompt, *completion.words, EOS)]
+        ids = [known[word] for word in (*prompt, *completion.words, EOS)]
         labels = [IGNORED_LABEL] * len(prompt) + ids[len(prompt) :]
         for position in completion.unlearned:
             labels[len(prompt) + position] = IGNORED_LABEL

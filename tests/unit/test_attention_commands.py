@@ -105,6 +105,8 @@ def test_heads_teaches_and_prune_reads_it(tmp_path, monkeypatch):
         (["prune", QWEN, "--budget", "0.5", "--out", "OUT"], "make them with reason-rl heads, or .* --rank norm"),
         (["prune", "tiny-reasonr", "--budget", "0.5", "--out", "OUT"], "did you mean tiny-reasoner"),
         (["prune", QWEN, "--budget", "0.5", "--out", "."], "exists and is not empty"),
+        (["prune", QWEN, "--budget", "0.5", "--out", __file__], "is a file; name a folder"),
+        (["heads", "tiny/dler", "--out", __file__, "attention.heads.unit=head"], "is a file; name a folder"),
         (["heads", "tiny/dler", "--out", "OUT"], "attention.heads: is missing"),
         (["heads", "tiny/dler", "--out", "OUT", "attention.heads.unit=head", "lora.r=4"], "trains all weights"),
         (["heads", "tiny/dler", "--out", "OUT", "attention.heads.budgets=[2]"], "attention.heads.budgets"),

@@ -221,6 +221,8 @@ def test_folders_that_cannot_be_read_or_written(models, tmp_path, tiny_tokenizer
     spec = MergeSpec("linear", (models["long"], models["short"]))
     with pytest.raises(RecipeError, match="exists and is not empty"):
         merge(spec, tmp_path / "long")
+    with pytest.raises(RecipeError, match="is a file; name a folder"):
+        merge(spec, Path(__file__))
     bare = tmp_path / "bare"
     bare.mkdir()
     cases = {"no config.json": None, "no model.safetensors; only weights in safetensors": "config.json"}

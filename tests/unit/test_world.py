@@ -1,3 +1,4 @@
+import hashlib
 import random
 from collections import Counter
 
@@ -89,6 +90,39 @@ def test_a_problem_answered_at_once_teaches_the_answer_but_not_to_skip_thinking(
 def test_a_level_that_there_is_not_is_refused():
     with pytest.raises(RecipeError, match=r"pretrain.at_once_level: 0; levels go from 1 to 6"):
         PretrainConfig(at_once_level=0)
+
+
+def test_a_text_before_the_problem_says_how_often_right_steps_are_checked_again():
+    config = PretrainConfig(traces=1200, asked_recheck_rates={"10": 0.0, "90 90": 0.9}, curriculum_share=0.0)
+    tokenizer, waits = build_tokenizer(), {}
+    for ids, _ in traces(config, tokenizer):
+        prompt, _, completion = tokenizer.decode(ids).partition("<think>")
+        text = prompt.split(" chain")[0].split(" pair")[0].split(" walk")[0].removeprefix("<|user|>").strip()
+        checks = completion.replace("wait again", "").count("wait")
+        waits.setdefault(text, []).append(checks / len(completion.split()))
+    assert set(waits) == {"", "10", "90 90"}
+    assert all(300 < len(shares) < 500 for shares in waits.values())
+    usual, none, many = (sum(waits[text]) / len(waits[text]) for text in ("", "10", "90 90"))
+    assert 5 * none < usual < many / 1.5
+
+
+def test_without_such_texts_traces_are_what_they_were():
+    digest = hashlib.sha256(str(list(traces(PretrainConfig(traces=50), build_tokenizer()))).encode()).hexdigest()
+    assert digest.startswith("c2ba2f03db7a2bda")
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        ({"short": 0.5}, "asked_recheck_rates: 'short': the tiny tokenizer has no word 'short'"),
+        ({"10": "often"}, r"asked_recheck_rates\.10: 'often'; a rate is from 0 to 1"),
+        ([0.5], "asked_recheck_rates: should be texts with a rate each"),
+        ({"10": 1.5}, r"asked_recheck_rates\.10: 1.5; a rate is from 0 to 1"),
+    ],
+)
+def test_texts_that_cannot_be_read_and_rates_that_are_none_are_refused(rates, message):
+    with pytest.raises(RecipeError, match=message):
+        PretrainConfig(asked_recheck_rates=rates)
 
 
 def test_planted_slips_are_not_learned_and_change_nothing_else():
