@@ -10,6 +10,7 @@ from reason_rl.algorithm.preference import PairRule, Solution, gain, pairs_of, p
 from reason_rl.errors import RecipeError
 from reason_rl.evaluate.records import EvalRow, write_lines
 from reason_rl.evaluate.run import evaluate
+from reason_rl.rollout.engines import open_engine
 from reason_rl.trainer.offline import solving
 from reason_rl.trainer.train import training_problems
 
@@ -42,6 +43,9 @@ def make_pairs(recipe: Recipe, run: RunFolder, say: Callable[[str], None], engin
     assert section is not None
     if pairs_file(run).is_file():
         return [json.loads(line) for line in pairs_file(run).read_text(encoding="utf-8").split("\n")[1:] if line]
+    if engine is None:
+        # One for both models: a GPU has no room for a second.
+        engine = open_engine(solving(recipe, section.long, section))
     allowed = {problem.id for problem in training_problems(recipe)}
     long, short = (
         {name: some for name, some in sample(recipe, run, style, engine).items() if name in allowed}

@@ -17,7 +17,7 @@ from reason_rl.pipeline import train as train_task
 from reason_rl.problem.sources import load_problems
 from reason_rl.recipe.load import load_recipe
 from reason_rl.run_folder import RunFolder
-from reason_rl.trainer import dpo
+from reason_rl.trainer import dpo, pairs
 from reason_rl.trainer.compat import check_signatures
 from reason_rl.trainer.dpo import PairsTrainer, to_dataset
 from reason_rl.trainer.offline import one_process_made
@@ -133,6 +133,23 @@ def test_pairs_are_kept_and_not_made_again(opened):
     assert json.loads(pairs_file(folder).read_text().split("\n")[0])["pairs"] == len(rows)
     assert make_pairs(recipe, folder, said.append) == rows
     assert len(said) == 1
+
+
+def test_both_models_write_their_solutions_on_one_engine(opened, monkeypatch):
+    recipe, folder = opened()
+    opens, used = [], []
+    monkeypatch.setattr(pairs, "open_engine", lambda sampled: opens.append(sampled.model.path) or "an engine")
+
+    scripted = pairs.evaluate
+
+    def evaluated(sampled, weights, out, engine):
+        used.append((out.stem, engine))
+        return scripted(sampled, weights, out)
+
+    monkeypatch.setattr(pairs, "evaluate", evaluated)
+    make_pairs(recipe, folder, quiet)
+    assert opens == [recipe.model.path]
+    assert used == [("long", "an engine"), ("short", "an engine")]
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(opened, tmp_path):
