@@ -10,7 +10,7 @@ from reason_rl.content import shipped_recipes
 ROOT = Path(__file__).parents[2]
 TRAINER = sorted((ROOT / "reason_rl" / "trainer").glob("*.py"))
 # Names of recipes that are the library's own words: GRPO is what the trainer is; the others are no methods of a paper.
-WORDS = {"grpo", "base", "pretrain", "pretrain_repair", "pretrain_at_once"}
+WORDS = {"grpo", "base", "pretrain", "pretrain_repair", "pretrain_at_once", "pretrain_levels"}
 METHODS = sorted(
     {name.removeprefix("tiny/") for name in shipped_recipes() if name.startswith("tiny/")} - WORDS
     | {"anytime_brpo", "brpo", "adaptthink", "hapo", "tldr", "lcpo", "thinkprune", "deepscaler", "mind", "dler"}
