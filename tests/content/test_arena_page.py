@@ -13,6 +13,7 @@ from reason_rl.report.tables import cut_parts, figure
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "eval" / "arena"
+LEVELS = ("short", "medium", "long", "plain")
 TABLE = json.loads((FOLDER / "table.json").read_text())
 
 
@@ -147,6 +148,23 @@ def test_the_levels_of_one_checkpoint_do_not_come_apart():
         asked = json.loads((ROOT / "eval" / folder / "table.json").read_text())["methods"]["tldr"]["asked"]
         tokens = [asked[level]["completion_tokens"]["mean"] for level in ("short", "medium", "long")]
         assert max(tokens) - min(tokens) < 3  # docs/arena.md says so
+
+
+def test_the_levels_from_a_start_that_knows_them_are_those_of_the_results():
+    rows = [json.loads(line) for line in (ROOT / "results" / "tiny_tldr_levels.jsonl").read_text().splitlines()]
+    page = (ROOT / "docs" / "methods" / "tldr.md").read_text()
+    for seed in (None, 0, 1, 2):
+        cells = [f"{r['completion_tokens']:.1f} ({100 * r['accuracy']:.1f} %)" for r in rows if r["seed"] == seed]
+        assert len(cells) == (3 if seed is None else 4)
+        assert f"| {' | '.join(cells)} |" in page
+    trained = {
+        level: [r["completion_tokens"] for r in rows if r["asked"] == level and r["seed"] is not None]
+        for level in LEVELS
+    }
+    means = " and ".join(", ".join(f"{sum(trained[k]) / 3:.0f}" for k in LEVELS[:3]).rsplit(", ", 1))
+    assert (
+        f"({means} tokens; without a level {sum(trained['plain']) / 3:.0f})" in (ROOT / "docs" / "arena.md").read_text()
+    )
 
 
 def test_lengths_fall_in_every_half_cycle():
