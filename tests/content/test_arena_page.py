@@ -151,20 +151,26 @@ def test_the_levels_of_one_checkpoint_do_not_come_apart():
 
 
 def test_the_levels_from_a_start_that_knows_them_are_those_of_the_results():
-    rows = [json.loads(line) for line in (ROOT / "results" / "tiny_tldr_levels.jsonl").read_text().splitlines()]
-    page = (ROOT / "docs" / "methods" / "tldr.md").read_text()
+    lines = (ROOT / "results" / "tiny_tldr_levels.jsonl").read_text().splitlines()
+    rows = {(row["seed"], row["asked"]): row for row in map(json.loads, lines)}
+    page = " ".join((ROOT / "docs" / "methods" / "tldr.md").read_text().split())
     for seed in (None, 0, 1, 2):
-        cells = [f"{r['completion_tokens']:.1f} ({100 * r['accuracy']:.1f} %)" for r in rows if r["seed"] == seed]
-        assert len(cells) == (3 if seed is None else 4)
+        found = [rows[seed, level] for level in LEVELS if (seed, level) in rows]
+        cells = [f"{row['completion_tokens']:.1f} ({100 * row['accuracy']:.1f} %)" for row in found]
         assert f"| {' | '.join(cells)} |" in page
-    trained = {
-        level: [r["completion_tokens"] for r in rows if r["asked"] == level and r["seed"] is not None]
-        for level in LEVELS
-    }
-    means = " and ".join(", ".join(f"{sum(trained[k]) / 3:.0f}" for k in LEVELS[:3]).rsplit(", ", 1))
-    assert (
-        f"({means} tokens; without a level {sum(trained['plain']) / 3:.0f})" in (ROOT / "docs" / "arena.md").read_text()
+    tokens = {key: row["completion_tokens"] for key, row in rows.items()}
+    assert all(tokens[seed, "short"] < tokens[seed, "medium"] < tokens[seed, "long"] for seed in range(3))
+    apart = [tokens[seed, "long"] - tokens[seed, "short"] for seed in (0, 1, 2, None)]
+    first, second, third, start = (f"{distance:.1f}" for distance in apart)
+    said = (
+        f"{sum(apart[:3]) / 3:.1f} tokens in the mean ({first}, {second} and {third} in the three seeds) after {start}."
     )
+    assert said in page
+    lost = [f"{100 * (rows[None, 'medium']['accuracy'] - rows[seed, 'medium']['accuracy']):.1f}" for seed in range(3)]
+    assert "Accuracy at medium falls by {}, {} and {} points".format(*lost) in page
+    short, medium, long, plain = (f"{sum(tokens[seed, level] for seed in range(3)) / 3:.0f}" for level in LEVELS)
+    means = f"({short}, {medium} and {long} tokens; without a level {plain})"
+    assert means in (ROOT / "docs" / "arena.md").read_text()
 
 
 def test_lengths_fall_in_every_half_cycle():

@@ -168,6 +168,15 @@ def test_extends_merges_and_another_variant_replaces(write):
     assert recipe.trainer == {"learning_rate": 1e-6, "weight_decay": 0.1}
 
 
+def test_files_parsed_once_are_read_as_if_parsed_again(write):
+    write("seed: 1\ndata: {use: world, count: 10}\n", "root.yaml")
+    write("extends: root.yaml\ndata: {count: 20}\n", "base.yaml")
+    paths = [write(f"extends: base.yaml\ndata: {{seed: {k}}}\n", f"{k}.yaml") for k in range(2)]
+    parsed = {}
+    assert [read(path, parsed=parsed) for path in paths] == [read(path) for path in paths]
+    assert {path.name for path in parsed} == {"root.yaml", "base.yaml", "0.yaml", "1.yaml"}
+
+
 def test_extends_in_a_circle(write):
     write("extends: two.yaml\n", "one.yaml")
     two = write("extends: one.yaml\n", "two.yaml")
